@@ -1,0 +1,272 @@
+"""A stack of Jacobians kept in factors, J_n = L (sum_t diag(S_t[n]) R_t).
+
+All that is to be known of an expert's Jacobians is written here once, on arrays.
+
+Letters: n tokens, d width, h hidden, o output width, t terms (GELU 1, SwiGLU 2);
+L (o, h), S (t, n, h), R (t, h, d). Sums over tokens are accumulated in float64.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from npmoe.calculus import check
+from npmoe.calculus.memory import keep_heap
+
+__all__ = ["Factored", "Leading"]
+
+Array = np.ndarray
+
+_PIECE = 1 << 20  # elements of a dense piece: 8 MB in float64, so memory does not grow with tokens
+
+
+class Leading(NamedTuple):
+    """Leading singular values (n,), their residuals |J^T u - sigma v| / sigma (n,), and the steps taken."""
+
+    values: Array
+    residual: Array
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Factored:
+    """Jacobians J_n = L (sum_t diag(S_t[n]) R_t) of n tokens, in factors.
+
+    Parameters
+    ----------
+    L : array (o, h).
+    S : array (t, n, h), the slopes.
+    R : array (t, h, d).
+
+    Raises
+    ------
+    ValueError, TypeError : if the shapes do not fit together or the arrays are not floats.
+
+    Examples
+    --------
+    >>> J = Factored(L=np.eye(2), S=np.array([[[3.0, 4.0]]]), R=np.eye(2)[None])
+    >>> J.dense()
+    array([[[3., 0.],
+            [0., 4.]]])
+    >>> J.frobenius(), J.singular_values()
+    (array([5.]), array([[4., 3.]]))
+    """
+
+    L: Array
+    S: Array
+    R: Array
+
+    def __post_init__(self) -> None:
+        o, h = check.shaped("L", self.L, ("o", "h"), "Factored").shape
+        t, _, _ = check.shaped("S", self.S, ("t", "n", h), "Factored").shape
+        check.shaped("R", self.R, (t, h, "d"), "Factored")
+
+    def __len__(self) -> int:
+        return self.S.shape[1]
+
+    def __getitem__(self, rows: slice | Array) -> "Factored":
+        """The Jacobians of some of the tokens (an index array, a mask or a slice)."""
+        return Factored(self.L, self.S[:, rows], self.R)
+
+    def pieces(self) -> Iterator[tuple[slice, "Factored"]]:
+        """Consecutive runs of tokens whose dense Jacobians take a few megabytes."""
+        size = max(1, _PIECE // (self.L.shape[0] * self.R.shape[2]))
+        for start in range(0, len(self), size):
+            rows = slice(start, min(start + size, len(self)))
+            yield rows, self[rows]
+
+    # ---- all of them, and products from either side ------------------------------------------------------------
+
+    def dense(self) -> Array:
+        """All Jacobians, (n, o, d).
+
+        J is linear in the slopes, vec J_n = K^T S[n] with K the Khatri-Rao product of L's columns and R's
+        rows: the stack is one matrix product.
+        """
+        (o, h), (t, n, _), d = self.L.shape, self.S.shape, self.R.shape[2]
+        if n * d < t * h * d and n * o < t * h:  # few tokens: K itself would cost more than it saves
+            return np.stack([self.L @ np.einsum("th,thd->hd", self.S[:, i], self.R) for i in range(n)])
+        K = self.L.T[None, :, :, None] * self.R[:, :, None, :]  # (t, h, o, d)
+        S = self.S.transpose(1, 0, 2).reshape(n, t * h)  # (n, t h)
+        return (S @ K.reshape(t * h, o * d)).reshape(n, o, d)
+
+    def apply(self, v: Array) -> Array:
+        """J_n v_n for every token (the jvp): v (n, d) -> (n, o)."""
+        hidden = self.S[0] * (v @ self.R[0].T)  # (n, h)
+        for S, R in zip(self.S[1:], self.R[1:], strict=True):
+            hidden += S * (v @ R.T)
+        return hidden @ self.L.T
+
+    def apply_transpose(self, u: Array) -> Array:
+        """J_n^T u_n for every token (the vjp): u (n, o) -> (n, d)."""
+        hidden = u @ self.L  # (n, h)
+        out = (hidden * self.S[0]) @ self.R[0]
+        for S, R in zip(self.S[1:], self.R[1:], strict=True):
+            out += (hidden * S) @ R
+        return out
+
+    # ---- sums over tokens, in closed form -----------------------------------------------------------------------
+
+    def mean(self, weights: Array | None = None) -> Array:
+        """Weighted mean sum_n w_n J_n / sum_n w_n, (o, d), at the cost of one mean of slopes.
+
+        Raises
+        ------
+        ValueError : for weights that are negative, all zero, not finite or not (n,); for a stack of no tokens.
+        """
+        m = self._weights(weights) @ self.S.astype(np.float64, copy=False)  # (t, h)
+        middle = (m[:, :, None] * self.R).sum(axis=0)  # (h, d)
+        return (self.L @ middle).astype(self.L.dtype, copy=False)
+
+    def second_moment(self, weights: Array | None = None) -> Array:
+        """sum_n w_n J_n^T J_n, (d, d), with w = 1 unless given; not divided by anything.
+
+        sum over t, u of R_t^T [(L^T L) * (S_t^T diag(w) S_u)] R_u: no Jacobian is formed. Its leading eigenvalue
+        is the square of the leading singular value of the rows sqrt(w_n) J_n stacked.
+        """
+        w = np.ones(len(self)) if weights is None else check.weights("weights", weights, len(self))
+        R, S = self.R.astype(np.float64, copy=False), self.S.astype(np.float64, copy=False)
+        LtL = self.L.astype(np.float64, copy=False).T @ self.L
+        total = np.zeros((R.shape[2], R.shape[2]))
+        for t in range(len(R)):
+            weighted = (S[t] * w[:, None]).T  # (h, n)
+            for u in range(len(R)):
+                total += R[t].T @ ((LtL * (weighted @ S[u])) @ R[u])
+        return total
+
+    def _weights(self, weights: Array | None) -> Array:
+        """Weights that sum to one, float64."""
+        if len(self) == 0:
+            raise ValueError("expected Jacobians of at least one token; got none, which have no mean")
+        if weights is None:
+            return np.full(len(self), 1 / len(self))
+        w = check.weights("weights", weights, len(self)).astype(np.float64)
+        w /= w.max()  # the sum of subnormal weights must not be 0
+        return w / w.sum()
+
+    # ---- inner products and norms -------------------------------------------------------------------------------
+
+    def inner(self, other: "Factored") -> Array:
+        """<J_a[n], J_b[n]>_F for every token, (n,), from one h x h matrix a pair of terms."""
+        if (len(self), self.L.shape[0], self.R.shape[2]) != (len(other), other.L.shape[0], other.R.shape[2]):
+            raise ValueError(
+                f"expected two stacks of one shape (n, o, d); got {(len(self), self.L.shape[0], self.R.shape[2])} "
+                f"and {(len(other), other.L.shape[0], other.R.shape[2])}"
+            )
+        LtL = self.L.T @ other.L
+        total = np.zeros(len(self), np.result_type(self.S, other.S))
+        for Sa, Ra in zip(self.S, self.R, strict=True):
+            for Sb, Rb in zip(other.S, other.R, strict=True):
+                total += np.einsum("nh,nh->n", Sa @ (LtL * (Ra @ Rb.T)), Sb)
+        return total
+
+    def frobenius(self) -> Array:
+        """|J_n|_F for every token, (n,)."""
+        # a tiny norm can come out as a negative square by rounding
+        return np.sqrt(np.maximum(self.inner(self), 0))
+
+    # ---- spectra --------------------------------------------------------------------------------------------------
+
+    def core(self) -> "Factored":
+        """A stack with the same singular values whose matrices are min(h, o) x min(t h, d).
+
+        Thin QR of L and of R_t stacked, once for all tokens: worth it where h is well under o and d.
+        """
+        (o, h), (t, _, d) = self.L.shape, self.R.shape
+        L = np.linalg.qr(self.L, mode="r") if h < o else self.L
+        R = self.R
+        if t * h < d:
+            R = np.linalg.qr(self.R.reshape(t * h, d).T, mode="r").T.reshape(t, h, t * h)
+        return Factored(L, self.S, R)
+
+    def singular_values(self) -> Array:
+        """All singular values of every Jacobian, descending, (n, min(o, d)); streamed, so memory stays small."""
+        core = self.core()
+        q = min(core.L.shape[0], core.R.shape[2])
+        out = np.zeros((len(self), min(self.L.shape[0], self.R.shape[2])), self.S.dtype)
+        for rows, piece in core.pieces():
+            out[rows, :q] = np.linalg.svd(piece.dense(), compute_uv=False)
+        return out
+
+    def leading(self, tol: float = 1e-6, steps: int | None = None) -> Leading:
+        """Leading singular value of every Jacobian by Lanczos on (J v, J^T u), batched over tokens.
+
+        Golub-Kahan bidiagonalization (Golub and Van Loan, 4th ed., section 10.4), reorthogonalized on the right
+        only, which is enough (Simon and Zha 2000). The residual |J^T u - sigma v| / sigma of the pair found is
+        exact; its square over the gap bounds the relative error, so a token leaves the batch at a residual of
+        sqrt(tol) / 10, or after min(o, d) steps, when its value is exact and the residual 0.
+
+        Parameters
+        ----------
+        tol : relative error aimed at.
+        steps : most steps to take; min(o, d) unless given.
+
+        Returns
+        -------
+        Leading : values (n,), residual (n,), steps. A zero Jacobian has value 0 and residual 0.
+        """
+        keep_heap()
+        core = self.core()
+        full = min(core.L.shape[0], core.R.shape[2])
+        most = full if steps is None else min(full, check.integer("steps", steps, 1))
+        values, residual = np.zeros(len(self), self.S.dtype), np.zeros(len(self), self.S.dtype)
+        taken = 0
+        size = max(1, _PIECE // core.R.shape[2] // 16)  # tokens; a basis of 16 vectors takes 8 MB
+        for start in range(0, len(self), size):
+            rows = slice(start, min(start + size, len(self)))
+            values[rows], residual[rows], used = _golub_kahan(core[rows], most, full, np.sqrt(tol) / 10)
+            taken = max(taken, used)
+        return Leading(values, residual, taken)
+
+
+def _golub_kahan(J: Factored, most: int, full: int, stop: float) -> Leading:
+    """Leading singular values of a stack; finished tokens are taken out of the batch."""
+    n, d, dtype = len(J), J.R.shape[2], J.S.dtype
+    tiny, eps = np.finfo(dtype).tiny, np.finfo(dtype).eps
+    floor = np.full(n, tiny, dtype)  # what is below is rounding: normalized, it would enter B as a direction of J
+    values, residual = np.zeros(n, dtype), np.zeros(n, dtype)
+    at = np.arange(n)  # which tokens are still in the batch
+    # one start for all tokens, the same on every machine, along no axis of the weights
+    v = np.repeat(np.random.default_rng(0).standard_normal((1, d)).astype(dtype), n, axis=0)
+    _normalize(v, tiny)
+    V = v[None]  # (j, n, d), the right basis
+    B = np.zeros((n, 0, 1), dtype)  # J^T U = V B^T, B (j, j + 1) upper bidiagonal
+    u = beta = None
+    for j in range(1, most + 1):
+        w = J.apply(v)  # (n, o)
+        if u is not None:
+            w -= beta[:, None] * u
+        alpha, u = _normalize(w, floor), w
+        floor = np.maximum(floor, 64 * eps * alpha)
+        v = J.apply_transpose(u)  # (n, d)
+        v -= np.einsum("jn,jnd->nd", np.einsum("jnd,nd->jn", V, v), V)
+        beta = _normalize(v, floor)
+        B = np.pad(B, ((0, 0), (0, 1), (0, 1)))
+        B[:, -1, -2], B[:, -1, -1] = alpha, beta
+        if j == most or (j >= 8 and j % 4 == 0):
+            # at full size the left basis is complete and B has all of J; before, beta is what B's square part leaves
+            square = B if j == full else B[:, :, :-1]
+            lam, P = np.linalg.eigh(square @ square.transpose(0, 2, 1))
+            sigma = np.sqrt(np.maximum(lam[:, -1], 0))
+            left = 0 if j == full else beta * np.abs(P[:, -1, -1])
+            error = np.divide(left, sigma, out=np.zeros_like(sigma), where=sigma > tiny)
+            done = (error <= stop) | (j == most)
+            values[at[done]], residual[at[done]] = sigma[done], error[done]
+            if done.all():
+                return Leading(values, residual, j)
+            if done.any():
+                keep = np.flatnonzero(~done)
+                at, J, B, V, u, v = at[keep], J[keep], B[keep], V[:, keep], u[keep], v[keep]
+                beta, floor = beta[keep], floor[keep]
+        V = np.concatenate([V, v[None]])
+    return Leading(values, residual, most)
+
+
+def _normalize(v: Array, floor: Array | float) -> Array:
+    """Divide each v (n, d) by its norm, in place, and return the norms; one at or below the floor becomes zero."""
+    norm = np.sqrt(np.einsum("nd,nd->n", v, v))
+    norm[norm <= floor] = 0
+    v *= np.divide(1, norm, out=np.zeros_like(norm), where=norm > 0)[:, None]
+    return norm
