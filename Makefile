@@ -32,10 +32,13 @@ check: $(READY)-dev  ## lint, format and types: ruff check, ruff format --check,
 
 clean:  ## remove .venv, caches and build files; what the runs left in out/ stays
 	rm -rf $(VENV) build dist npmoe.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find npmoe tests bench docs -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path './.?*' -prune -o -path ./out -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# .unfinished stands from the first step to the last: a set-up that was interrupted is thrown away and made anew, and the
-# stamp, written at the very end, never speaks of a half-made environment.
+# .unfinished stands from the first step of a set-up to its last. Where one was interrupted, no stamp in .venv counts any
+# more, and .venv is made anew.
+ifneq ($(wildcard $(VENV)/.unfinished),)
+.PHONY: $(STAMPS)
+endif
 $(STAMPS): $(READY)-%: setup.cfg pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { \
 	    echo "npmoe needs Python 3.11 or newer, and found no '$(PYTHON)'; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }

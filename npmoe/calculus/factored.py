@@ -59,7 +59,7 @@ class Factored:
     R: Array
 
     def __post_init__(self) -> None:
-        o, h = check.shaped("L", self.L, ("o", "h"), "Factored").shape
+        _, h = check.shaped("L", self.L, ("o", "h"), "Factored").shape
         t, _, _ = check.shaped("S", self.S, ("t", "n", h), "Factored").shape
         check.shaped("R", self.R, (t, h, "d"), "Factored")
 
@@ -87,7 +87,7 @@ class Factored:
         """
         (o, h), (t, n, _), d = self.L.shape, self.S.shape, self.R.shape[2]
         if n * d < t * h * d and n * o < t * h:  # few tokens: K itself would cost more than it saves
-            return np.stack([self.L @ np.einsum("th,thd->hd", self.S[:, i], self.R) for i in range(n)])
+            return self.L @ np.einsum("tnh,thd->nhd", self.S, self.R)
         K = self.L.T[None, :, :, None] * self.R[:, :, None, :]  # (t, h, o, d)
         S = self.S.transpose(1, 0, 2).reshape(n, t * h)  # (n, t h)
         return (S @ K.reshape(t * h, o * d)).reshape(n, o, d)
@@ -209,6 +209,9 @@ class Factored:
         """
         keep_heap()
         core = self.core()
+        size_L, size_R = (float(np.abs(a).max(initial=0)) or 1.0 for a in (core.L, core.R))
+        # squares of the entries must neither overflow nor vanish
+        core = Factored(core.L / core.L.dtype.type(size_L), core.S, core.R / core.R.dtype.type(size_R))
         full = min(core.L.shape[0], core.R.shape[2])
         most = full if steps is None else min(full, check.integer("steps", steps, 1))
         values, residual = np.zeros(len(self), self.S.dtype), np.zeros(len(self), self.S.dtype)
@@ -218,7 +221,7 @@ class Factored:
             rows = slice(start, min(start + size, len(self)))
             values[rows], residual[rows], used = _golub_kahan(core[rows], most, full, np.sqrt(tol) / 10)
             taken = max(taken, used)
-        return Leading(values, residual, taken)
+        return Leading(values * values.dtype.type(size_L) * values.dtype.type(size_R), residual, taken)
 
 
 def _golub_kahan(J: Factored, most: int, full: int, stop: float) -> Leading:

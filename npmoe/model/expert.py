@@ -1,0 +1,201 @@
+"""Experts: forward, vjp, linearize and what follows from them.
+
+n tokens, d width, h hidden, o output width. A cotangent is ``d`` + the forward name; a derivative is spelled ``slope``.
+
+A new kind of expert writes `forward`, `vjp` and `linearize`, inherits `Expert`, and has all the rest.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from npmoe.calculus import check
+from npmoe.calculus.factored import Factored
+from npmoe.calculus.scalar import ACTIVATIONS, gelu_curvature, silu
+
+__all__ = ["Expert", "GeluExpert", "SwigluExpert"]
+
+Array = np.ndarray
+
+
+class Expert:
+    """What every expert has once it can `linearize`: all of it is read off the factors."""
+
+    def linearize(self, x: Array) -> Factored:
+        """Jacobians at every token, in factors; each kind of expert writes its own."""
+        raise TypeError(f"{type(self).__name__} has no linearize; an expert writes forward, vjp and linearize")
+
+    def jacobian(self, x: Array) -> Array:
+        """Jacobians at every token, x (n, d) -> (n, o, d) with J[n, o, i] = dy_no / dx_ni."""
+        return self.linearize(x).dense()
+
+    def jvp(self, x: Array, dx: Array) -> Array:
+        """J(x_n) dx_n for every token: x, dx (n, d) -> (n, o)."""
+        J = self.linearize(x)
+        return J.apply(check.shaped("dx", dx, np.shape(x), "x"))
+
+    def mean_jacobian(self, x: Array, weights: Array | None = None) -> Array:
+        """Weighted mean of the Jacobians, (o, d), in closed form: one forward pass, no (n, o, d) array.
+
+        Parameters
+        ----------
+        x : array (n, d).
+        weights : array (n,), non-negative, not all zero; equal unless given.
+        """
+        return self.linearize(x).mean(weights)
+
+
+class GeluTrace(NamedTuple):
+    """What `GeluExpert.vjp` reads: x (n, d), hidden values a and slopes (n, h)."""
+
+    x: Array
+    a: Array
+    slope: Array
+
+
+@dataclass(frozen=True, eq=False)
+class GeluExpert(Expert):
+    """Two-layer MLP, y = W2 gelu(W1 x + b1) + b2, with J(x) = W2 diag(gelu'(W1 x + b1)) W1.
+
+    Parameters
+    ----------
+    W1, b1, W2, b2 : arrays (h, d), (h,), (o, h), (o,).
+    activation : name in `npmoe.calculus.scalar.ACTIVATIONS`: "gelu" (exact), "gelu_tanh" or "silu".
+
+    Raises
+    ------
+    ValueError, TypeError : if shapes do not fit together, arrays are not floats or the name is unknown.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> f = GeluExpert(*(rng.standard_normal(shape) for shape in [(5, 3), (5,), (2, 5), (2,)]))
+    >>> x = rng.standard_normal((4, 3))
+    >>> y, trace = f.forward(x)
+    >>> dx, df = f.vjp(trace, np.ones_like(y))
+    >>> bool(np.allclose(dx, f.jacobian(x).sum(axis=1)))
+    True
+    """
+
+    W1: Array
+    b1: Array
+    W2: Array
+    b2: Array
+    activation: str = "gelu"
+
+    def __post_init__(self) -> None:
+        h, _ = check.shaped("W1", self.W1, ("h", "d"), "GeluExpert").shape
+        check.shaped("b1", self.b1, (h,), "GeluExpert")
+        o, _ = check.shaped("W2", self.W2, ("o", h), "GeluExpert").shape
+        check.shaped("b2", self.b2, (o,), "GeluExpert")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"expected an activation among {', '.join(ACTIVATIONS)}; got {self.activation!r}")
+
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """(d, h, o)."""
+        return self.W1.shape[1], self.W1.shape[0], self.W2.shape[0]
+
+    def hidden(self, x: Array) -> Array:
+        """z = W1 x + b1, (n, h)."""
+        z = check.matrix("x", x, self.W1.shape[1], "this expert") @ self.W1.T  # (n, h)
+        z += self.b1
+        return z
+
+    def forward(self, x: Array) -> tuple[Array, GeluTrace]:
+        """x (n, d) -> y (n, o) and what `vjp` reads."""
+        a, slope = ACTIVATIONS[self.activation](self.hidden(x))  # (n, h), (n, h)
+        y = a @ self.W2.T  # (n, o)
+        y += self.b2
+        return y, GeluTrace(x, a, slope)
+
+    def vjp(self, trace: GeluTrace, dy: Array, wrt_x: bool = True) -> tuple[Array | None, "GeluExpert"]:
+        """dy (n, o) -> dx (n, d) and the gradient, itself a GeluExpert; dx is None where it is not wanted."""
+        x, a, slope = trace
+        dz = dy @ self.W2  # (n, h)
+        dz *= slope
+        dself = GeluExpert(W1=dz.T @ x, b1=dz.sum(axis=0), W2=dy.T @ a, b2=dy.sum(axis=0), activation=self.activation)
+        return (dz @ self.W1 if wrt_x else None), dself
+
+    def linearize(self, x: Array) -> Factored:
+        """J_n = W2 diag(slope_n) W1: backward reads the same product from the left, ``dy @ W2 * slope @ W1``."""
+        _, slope = ACTIVATIONS[self.activation](self.hidden(x))
+        return Factored(L=self.W2, S=slope[None], R=self.W1[None])
+
+    def hessian_norm(self, x: Array) -> Array:
+        """Norm of the second derivative at every token, sqrt(sum_oij (d2 f_o / dx_i dx_j)^2), x (n, d) -> (n,).
+
+        The square is c^T [(W2^T W2) * (W1 W1^T)^2] c, squares element-wise, c = gelu''(z): one h x h matrix.
+        """
+        if self.activation != "gelu":
+            raise ValueError(f"expected the exact GELU, whose curvature is known; got {self.activation!r}")
+        c = gelu_curvature(self.hidden(x))  # (n, h)
+        M = (self.W2.T @ self.W2) * (self.W1 @ self.W1.T) ** 2  # (h, h)
+        return np.sqrt(np.maximum(np.einsum("nh,nh->n", c @ M, c), 0))
+
+
+class SwigluTrace(NamedTuple):
+    """What `SwigluExpert.vjp` reads: x (n, d); b = silu(a), its slope, and u, all (n, h)."""
+
+    x: Array
+    b: Array
+    slope: Array
+    u: Array
+
+
+@dataclass(frozen=True, eq=False)
+class SwigluExpert(Expert):
+    """Gated MLP, y = Wd (silu(Wg x) * (Wu x)), Shazeer, arXiv 2002.05202, equation 6.
+
+    J(x) = Wd [diag(silu'(a) u) Wg + diag(silu(a)) Wu], a = Wg x, u = Wu x.
+
+    Parameters
+    ----------
+    Wg, Wu, Wd : arrays (h, d), (h, d), (o, h).
+
+    Raises
+    ------
+    ValueError, TypeError : if the shapes do not fit together or the arrays are not floats.
+
+    Examples
+    --------
+    >>> f = SwigluExpert(Wg=np.ones((2, 1)), Wu=np.ones((2, 1)), Wd=np.ones((1, 2)))
+    >>> f.forward(np.ones((1, 1)))[0].round(4), f.jacobian(np.ones((1, 1))).round(4)
+    (array([[1.4621]]), array([[[3.3175]]]))
+    """
+
+    Wg: Array
+    Wu: Array
+    Wd: Array
+
+    def __post_init__(self) -> None:
+        h, d = check.shaped("Wg", self.Wg, ("h", "d"), "SwigluExpert").shape
+        check.shaped("Wu", self.Wu, (h, d), "SwigluExpert")
+        check.shaped("Wd", self.Wd, ("o", h), "SwigluExpert")
+
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """(d, h, o)."""
+        return self.Wg.shape[1], self.Wg.shape[0], self.Wd.shape[0]
+
+    def forward(self, x: Array) -> tuple[Array, SwigluTrace]:
+        """x (n, d) -> y (n, o) and what `vjp` reads."""
+        x = check.matrix("x", x, self.Wg.shape[1], "this expert")
+        b, slope = silu(x @ self.Wg.T)  # (n, h), (n, h)
+        u = x @ self.Wu.T  # (n, h)
+        return (b * u) @ self.Wd.T, SwigluTrace(x, b, slope, u)
+
+    def vjp(self, trace: SwigluTrace, dy: Array, wrt_x: bool = True) -> tuple[Array | None, "SwigluExpert"]:
+        """dy (n, o) -> dx (n, d) and the gradient, itself a SwigluExpert; dx is None where it is not wanted."""
+        x, b, slope, u = trace
+        dv = dy @ self.Wd  # (n, h), v = b * u
+        du = dv * b
+        da = dv * slope * u
+        dself = SwigluExpert(Wg=da.T @ x, Wu=du.T @ x, Wd=dy.T @ (b * u))
+        return (da @ self.Wg + du @ self.Wu if wrt_x else None), dself
+
+    def linearize(self, x: Array) -> Factored:
+        """Two terms with one L: S_1 = silu'(a) u with R_1 = Wg, S_2 = silu(a) with R_2 = Wu."""
+        _, (_, b, slope, u) = self.forward(x)
+        return Factored(L=self.Wd, S=np.stack([slope * u, b]), R=np.stack([self.Wg, self.Wu]))

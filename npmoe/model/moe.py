@@ -1,0 +1,190 @@
+"""The mixture: a router matrix and experts, y = sum_e g_e(x) f_e(x).
+
+n tokens, d width, o output width, E experts, k experts a token. Experts see only the rows routed to them.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npmoe.calculus import check
+from npmoe.model.expert import GeluExpert, SwigluExpert
+from npmoe.model.routing import Routing, gates_jacobian, route, route_vjp
+
+__all__ = ["MoE", "MoETrace"]
+
+Array = np.ndarray
+
+
+class MoETrace(NamedTuple):
+    """What `MoE.vjp` reads: x, the routing, and for each expert its rows, its outputs and its own trace."""
+
+    x: Array
+    routing: Routing
+    rows: tuple[Array | slice, ...]
+    outputs: tuple[Array, ...]
+    traces: tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class MoE:
+    """Mixture of experts with soft or top-k routing.
+
+    Parameters
+    ----------
+    router : array (E, d); scores are ``(x @ router.T + bias) / temperature``.
+    experts : tuple of E experts of one width.
+    k : experts a token, 1..E; k = E is the soft router.
+    renormalize : softmax over the k chosen (their gates sum to 1), else over all E, of which the chosen k are kept.
+    temperature : positive number that divides the scores.
+    bias : array (E,) or None.
+
+    Raises
+    ------
+    ValueError, TypeError : if k is outside 1..E, shapes do not fit together or arrays are not floats.
+
+    Examples
+    --------
+    >>> import npmoe
+    >>> rng = np.random.default_rng(0)
+    >>> moe = npmoe.init.gelu_moe(rng, E=4, d=3, h=5, k=2)
+    >>> x = rng.standard_normal((6, 3))
+    >>> y, trace = moe.forward(x)
+    >>> dx, dmoe = moe.vjp(trace, np.ones_like(y))
+    >>> bool(np.allclose(dx, moe.jacobian(x).sum(axis=1)))
+    True
+    """
+
+    router: Array
+    experts: tuple[GeluExpert | SwigluExpert, ...]
+    k: int
+    renormalize: bool = True
+    temperature: float = 1.0
+    bias: Array | None = None
+
+    def __post_init__(self) -> None:
+        E, d = check.shaped("router", self.router, ("E", "d"), "MoE").shape
+        if not isinstance(self.experts, tuple) or len(self.experts) != E:
+            kind = type(self.experts).__name__
+            raise ValueError(
+                f"expected a tuple of {E} experts, one for each row of the router; got {kind} of {len(self.experts)}"
+            )
+        check.integer("k", self.k, 1, E, f"a mixture of {E} experts")
+        if self.bias is not None:
+            check.shaped("bias", self.bias, (E,), "MoE")
+        if not (np.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"expected a temperature above 0; got {self.temperature}")
+        widths = {(expert.widths[0], expert.widths[2]) for expert in self.experts}
+        if len(widths) != 1 or next(iter(widths))[0] != d:
+            raise ValueError(f"expected experts of width {d}, as the router, and of one output width; got {widths}")
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """(d, o)."""
+        return self.experts[0].widths[0], self.experts[0].widths[2]
+
+    def scores(self, x: Array) -> Array:
+        """Scores over the temperature, x (n, d) -> (n, E)."""
+        s = check.matrix("x", x, self.router.shape[1], "this mixture") @ self.router.T  # (n, E)
+        if self.bias is not None:
+            s = s + self.bias
+        return s / s.real.dtype.type(self.temperature)
+
+    def routing(self, x: Array) -> Routing:
+        """Gates, choice and what their vjp reads."""
+        return route(self.scores(x), self.k, self.renormalize)
+
+    def route(self, x: Array) -> tuple[Array, Array]:
+        """gates (n, E) and chosen (n, k), best first."""
+        routing = self.routing(x)
+        return routing.gates, routing.chosen
+
+    def forward(self, x: Array) -> tuple[Array, MoETrace]:
+        """x (n, d) -> y (n, o) and what `vjp` reads."""
+        routing = self.routing(x)
+        y = np.zeros((len(x), self.widths[1]), np.result_type(x, self.router))
+        rows, outputs, traces = [], [], []
+        for e, expert in enumerate(self.experts):
+            r = self._rows(routing, e)
+            f, trace = expert.forward(x[r])  # (n_e, o)
+            y[r] += routing.gates[r, e, None] * f
+            rows.append(r)
+            outputs.append(f)
+            traces.append(trace)
+        return y, MoETrace(x, routing, tuple(rows), tuple(outputs), tuple(traces))
+
+    def _rows(self, routing: Routing, e: int) -> Array | slice:
+        # a slice where all rows go to all experts: no copy of x
+        return slice(None) if self.k == len(self.experts) else np.flatnonzero(routing.on[:, e])
+
+    def vjp(
+        self, trace: MoETrace, dy: Array, wrt_x: bool = True, dscores: Array | float = 0.0
+    ) -> tuple[Array | None, "MoE"]:
+        """dy (n, o) -> dx (n, d) and the gradient, itself a MoE; dx is None where it is not wanted.
+
+        `dscores` is a cotangent that reaches the scores from elsewhere (a balance loss).
+        """
+        x, routing = trace.x, trace.routing
+        dx = np.zeros_like(x) if wrt_x else None
+        dgates = np.zeros_like(routing.gates)  # (n, E)
+        dexperts = []
+        for e, (expert, r, f, inner) in enumerate(
+            zip(self.experts, trace.rows, trace.outputs, trace.traces, strict=True)
+        ):
+            dy_e = dy[r]  # (n_e, o)
+            dgates[r, e] = np.einsum("no,no->n", dy_e, f)
+            dx_e, dexpert = expert.vjp(inner, routing.gates[r, e, None] * dy_e, wrt_x)
+            dexperts.append(dexpert)
+            if dx is not None:
+                dx[r] += dx_e
+        ds = (route_vjp(routing, dgates) + dscores) / routing.gates.dtype.type(self.temperature)  # (n, E)
+        if dx is not None:
+            dx += ds @ self.router
+        dbias = None if self.bias is None else ds.sum(axis=0)
+        return dx, MoE(ds.T @ x, tuple(dexperts), self.k, self.renormalize, self.temperature, dbias)
+
+    def jacobian(self, x: Array) -> Array:
+        """Jacobian of the whole layer, sum_e g_e J_e + sum_e f_e dg_e^T, x (n, d) -> (n, o, d)."""
+        return self.expert_jacobian(x) + self.router_jacobian(x)
+
+    def expert_jacobian(self, x: Array) -> Array:
+        """First term, sum_e g_e J_e, (n, o, d): the one that the papers keep."""
+        routing = self.routing(x)
+        total = np.zeros((len(x), self.widths[1], self.widths[0]), np.result_type(x, self.router))
+        for e, expert in enumerate(self.experts):
+            r = self._rows(routing, e)
+            J = expert.linearize(x[r]).dense()  # (n_e, o, d)
+            J *= routing.gates[r, e, None, None]
+            total[r] += J
+        return total
+
+    def router_jacobian(self, x: Array) -> Array:
+        """Second term, sum_e f_e dg_e^T, (n, o, d): of rank k - 1 at most where the gates sum to 1, else k."""
+        routing = self.routing(x)
+        return self._outputs(x, routing) @ self._gates_jacobian(routing)
+
+    def mean_jacobian(self, x: Array, router: bool = True) -> Array:
+        """Mean over tokens of the whole layer's Jacobian, (o, d), with or without the router's term; closed form."""
+        routing = self.routing(x)
+        total = np.zeros((self.widths[1], self.widths[0]))
+        for e, expert in enumerate(self.experts):
+            g = routing.gates[:, e]
+            if g.any():
+                total += expert.mean_jacobian(x, g) * g.sum()
+        if router:
+            F = self._outputs(x, routing)  # (n, o, E)
+            total += np.einsum("noe,ned->od", F, self._gates_jacobian(routing), optimize=True)
+        return total / len(x)
+
+    def _gates_jacobian(self, routing: Routing) -> Array:
+        W = self.router / self.router.dtype.type(self.temperature)
+        return gates_jacobian(routing, W)  # (n, E, d)
+
+    def _outputs(self, x: Array, routing: Routing) -> Array:
+        """Outputs of the chosen experts, (n, o, E); zero where not chosen, since there dg_e is zero too."""
+        F = np.zeros((len(x), self.widths[1], len(self.experts)), np.result_type(x, self.router))
+        for e, expert in enumerate(self.experts):
+            r = self._rows(routing, e)
+            F[r, :, e] = expert.forward(x[r])[0]
+        return F

@@ -1,0 +1,81 @@
+"""Routing: scores -> chosen, gates; one code path, whose variants are values of two numbers and a switch.
+
+n tokens, d width, E experts, k experts a token. ``k = E`` is the soft router; ``k = 2, renormalize`` the papers'
+top-2 and Mixtral's; ``k = 1, not renormalize`` is Switch. Who is chosen is `chosen`, not ``gates != 0``: a gate can
+underflow.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from npmoe.calculus.scalar import softmax, softmax_vjp
+
+__all__ = ["Routing", "gates_jacobian", "mask", "route", "route_vjp", "top_k"]
+
+Array = np.ndarray
+
+
+class Routing(NamedTuple):
+    """gates (n, E); chosen (n, k), best first; on (n, E) bool; q (n, E), the softmax behind the gates."""
+
+    gates: Array
+    chosen: Array
+    on: Array
+    q: Array
+
+
+def top_k(scores: Array, k: int) -> Array:
+    """Indices of the k largest scores of each row, best first, (n, E) -> (n, k); ties to the lower index.
+
+    Examples
+    --------
+    >>> top_k(np.array([[1.0, 3.0, 3.0, 2.0]]), 2)
+    array([[1, 2]])
+    """
+    # stable: ties go to the lower expert, or two platforms route differently
+    return np.argsort(-scores.real, axis=1, kind="stable")[:, :k]
+
+
+def mask(chosen: Array, E: int) -> Array:
+    """`chosen` (n, k) as a table of booleans (n, E).
+
+    Examples
+    --------
+    >>> mask(np.array([[2, 0]]), 3)
+    array([[ True, False,  True]])
+    """
+    on = np.zeros((len(chosen), E), bool)
+    np.put_along_axis(on, chosen, True, axis=1)
+    return on
+
+
+def route(scores: Array, k: int, renormalize: bool = True) -> Routing:
+    """Gates from scores (n, E) that are already divided by the temperature.
+
+    Examples
+    --------
+    >>> route(np.log([[1.0, 2.0, 5.0]]), k=2).gates.round(4)
+    array([[0.    , 0.2857, 0.7143]])
+    >>> route(np.log([[1.0, 2.0, 5.0]]), k=2, renormalize=False).gates.round(4)
+    array([[0.   , 0.25 , 0.625]])
+    """
+    chosen = top_k(scores, k)  # (n, k)
+    on = mask(chosen, scores.shape[1])  # (n, E)
+    q = softmax(np.where(on, scores, -np.inf) if renormalize else scores)  # (n, E)
+    return Routing(on * q, chosen, on, q)
+
+
+def route_vjp(routing: Routing, dgates: Array) -> Array:
+    """Cotangent of the scores from that of the gates, (n, E) -> (n, E); the choice itself has no derivative."""
+    return softmax_vjp(routing.q, routing.on * dgates)
+
+
+def gates_jacobian(routing: Routing, W: Array) -> Array:
+    """Jacobian of the gates in x where scores = x W^T + bias: W (E, d), already over the temperature -> (n, E, d).
+
+    dg_e = on_e q_e (w_e - sum_j q_j w_j): with gates renormalized q covers the chosen, else all E experts, so that
+    rows of the router that were not chosen matter too.
+    """
+    mean = routing.q @ W  # (n, d)
+    return routing.gates[:, :, None] * (W[None] - mean[:, None, :])

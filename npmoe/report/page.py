@@ -1,0 +1,151 @@
+"""From results.json and figures/*.json to one page that opens from disk."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from npmoe.report import marks, style
+from npmoe.report.curve import curve
+from npmoe.report.read import read_figure, read_results
+
+HERE = Path(__file__).parent
+# each verdict: the class that gives its colour, the glyph in the page's sprite, and what the word means
+WORDS = {
+    "reproduced": ("good", "check", "T holds (its whole interval lies above the margin) and is beyond every null."),
+    "so does the null": ("same", "waves", "T holds, but for some null T holds as well and ours is not beyond it."),
+    "reversed": ("turned", "turn", "The whole interval lies below minus the margin: the opposite of the claim holds."),
+    "not reproduced": ("none", "ring", "The whole interval lies within the margins: there is no effect that matters."),
+    "undecided": ("open", "question", "None of these: the seeds leave it open."),
+    "proved": ("proof", "square", "An exact statement: an identity or bound, with no violation on any model measured."),
+    "refuted": ("wrong", "cross", "An exact statement with a counter-example, which is printed."),
+    "not tested": ("absent", "dash", "The data or models that it needs are not here."),
+    "no verdict": ("absent", "dot", "A quick run: its numbers only show that the machinery works."),
+}
+
+
+def write_report(output: Path) -> Path:
+    """Draw output/figures/*.json as SVG and PNG, write output/index.html from them and from output/results.json.
+
+    Returns the path of the page. Raises ValueError that names the file where JSON is missing, cut off or of another
+    shape than expected; in that case nothing was written.
+    """
+    output = Path(output)
+    results = read_results(output / "results.json")
+    paths = sorted((output / "figures").glob("*.json"))
+    figures = sorted(((path.stem, read_figure(path)) for path in paths), key=lambda pair: _order(*pair))
+    for name, figure in figures:
+        drawn, pixels = marks.figure_files(figure, name)
+        _write(output / "figures" / f"{name}.svg", drawn)
+        _write(output / "figures" / f"{name}.png", pixels)
+    page = output / "index.html"
+    _write(page, _page(results, figures).encode())
+    return page
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    half = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        half.write_bytes(content)
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def _order(name: str, figure: dict[str, Any]) -> tuple[Any, ...]:
+    """The paper's figures first, then ours, each by number."""
+    pieces = [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", figure["id"]) if part]
+    return (not figure["source"].startswith("paper"), pieces, name)
+
+
+def _page(results: dict[str, Any], figures: list[tuple[str, dict[str, Any]]]) -> str:
+    world = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=lambda name: True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    world.filters |= {"number": style.number, "interval": style.interval, "duration": _duration}
+    slugs = _slugs([claim["id"] for claim in results["claims"]] + [f"figure {name}" for name, _ in figures])
+    claims = [
+        _claim(claim, slugs[claim["id"]], [pair for pair in figures if claim["id"] in pair[1]["claims"]], slugs)
+        for claim in results["claims"]
+    ]
+    readings = [reading for claim in results["claims"] for reading in claim["readings"]]
+    return world.get_template("page.html.j2").render(
+        results=results,
+        claims=claims,
+        figures=[_figure(name, figure, slugs) for name, figure in figures],
+        words=WORDS,
+        trained=any(reading["kind"] == "train" for reading in readings),
+        readings=len(readings),
+        nearly_zero=any("near zero" in claim["says"] for claim in results["claims"]),
+        css=(HERE / "page.css").read_text(encoding="utf-8"),
+    )
+
+
+def _slugs(names: list[str]) -> dict[str, str]:
+    """A different id for each name, of letters, digits and dashes."""
+    slugs: dict[str, str] = {}
+    for name in names:
+        slug = first = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "x"
+        count = 1
+        while slug in slugs.values():
+            count += 1
+            slug = f"{first}-{count}"
+        slugs[name] = slug
+    return slugs
+
+
+def _claim(claim: dict[str, Any], slug: str, figures: list[tuple[str, Any]], slugs: dict[str, str]) -> dict[str, Any]:
+    """What the page shows of a claim: the claim, its anchor, its curve and the figures about it."""
+    primary = next((reading for reading in claim["readings"] if reading["primary"]), None)
+    return {
+        "data": claim,
+        "slug": slug,
+        "primary": primary,
+        "curve": curve(claim, slug) if claim["readings"] else None,
+        "word": WORDS[claim["verdict"]],
+        "figures": [{"slug": slugs[f"figure {name}"], "id": figure["id"]} for name, figure in figures],
+        "kinds": sorted({reading["kind"] for reading in claim["readings"]}),
+        "nulls": sorted({null["kind"] for reading in claim["readings"] for null in reading["nulls"]}),
+    }
+
+
+def _figure(name: str, figure: dict[str, Any], slugs: dict[str, str]) -> dict[str, Any]:
+    """What the page shows of a figure: a panel each with its own SVG; one legend where all panels share it."""
+    slug = slugs[f"figure {name}"]
+    legends = [marks.legend(figure, index) for index in range(len(figure["panels"]))]
+    shared = all(entries == legends[0] for entries in legends)
+    return {
+        "data": figure,
+        "name": name,
+        "slug": slug,
+        "legend": legends[0] if shared else [],
+        "panels": [
+            {
+                "title": panel["title"],
+                "svg": marks.panel_svg(figure, index, f"{slug}-{index}"),
+                "legend": [] if shared else legends[index],
+            }
+            for index, panel in enumerate(figure["panels"])
+        ],
+        "claims": [{"id": claim, "slug": slugs.get(claim)} for claim in figure["claims"]],
+    }
+
+
+def _duration(seconds: float | None) -> str:
+    """Seconds in words."""
+    if seconds is None:
+        return ""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
