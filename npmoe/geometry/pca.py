@@ -1,0 +1,80 @@
+"""Weighted principal components, one set of weights an expert, and the effective sample size behind them.
+
+n tokens, d width, E experts.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from npmoe.calculus import check
+
+__all__ = ["Pca", "n_eff", "weighted_pca"]
+
+Array = np.ndarray
+
+
+class Pca(NamedTuple):
+    """Eigenvalues of the covariances, descending (E, d); means (E, d); n_eff (E,). An expert without weight has NaN."""
+
+    eigenvalues: Array
+    mean: Array
+    n_eff: Array
+
+
+def n_eff(W: Array) -> Array:
+    """Effective sample size (sum w)^2 / sum w^2 of each column (Kish), (n, E) -> (E,); 0 for a column of zeros.
+
+    Examples
+    --------
+    >>> n_eff(np.array([[1.0, 1.0], [1.0, 0.0]]))
+    array([2., 1.])
+    """
+    # divided by the largest first: squares of tiny gates must not vanish
+    top = W.max(axis=0, initial=0)
+    scaled = np.divide(W, top, out=np.zeros_like(W), where=top > 0)
+    total, squares = scaled.sum(axis=0), (scaled**2).sum(axis=0)
+    return np.divide(total**2, squares, out=np.zeros_like(total), where=squares > 0)
+
+
+def weighted_pca(x: Array, W: Array, center: bool = True) -> Pca:
+    """Spectra of the covariances C_e = sum_n w_ne (x_n - mu_e)(x_n - mu_e)^T / sum_n w_ne, one for each column of W.
+
+    Parameters
+    ----------
+    x : array (n, d).
+    W : array (n, E), non-negative. A column of zeros has no covariance: its eigenvalues are NaN, its n_eff 0.
+    center : subtract the weighted mean mu_e; else second moments about the origin.
+
+    Raises
+    ------
+    ValueError, TypeError : for shapes that do not fit, NaN, negative weights, or weights that are all zero.
+
+    Examples
+    --------
+    >>> weighted_pca(np.array([[1.0, 0.0], [-1.0, 0.0]]), np.ones((2, 1))).eigenvalues
+    array([[1., 0.]])
+    """
+    x = check.finite("x", check.shaped("x", x, ("n", "d")))
+    W = check.finite("weights", check.shaped("weights", W, (len(x), "E"), "these tokens"))
+    if (W < 0).any():
+        raise ValueError(f"expected non-negative weights; got {W.min()}")
+    if not (W > 0).any():
+        raise ValueError("expected weights of which some are positive; got zeros only")
+    E, d = W.shape[1], x.shape[1]
+    C, mu = np.zeros((E, d, d)), np.zeros((E, d))
+    for e in range(E):
+        rows = np.flatnonzero(W[:, e])
+        if not len(rows):
+            continue
+        w = W[rows, e].astype(np.float64)
+        w /= w.max()
+        w /= w.sum()
+        X = x[rows].astype(np.float64, copy=False)
+        mu[e] = w @ X if center else 0
+        X = (X - mu[e]) * np.sqrt(w)[:, None]
+        C[e] = X.T @ X
+    eigenvalues = np.maximum(np.linalg.eigvalsh(C)[:, ::-1], 0)  # rounding leaves -1e-17
+    empty = ~(W > 0).any(axis=0)
+    eigenvalues[empty], mu[empty] = np.nan, np.nan
+    return Pca(eigenvalues, mu, n_eff(W))

@@ -1,0 +1,66 @@
+"""Nulls made by chance. A null is a Site, so that it goes through the very code that it is a null of."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from npmoe.geometry.pca import n_eff
+from npmoe.probe.site import Before, Site
+
+__all__ = ["shuffled", "thinned"]
+
+
+def shuffled(site: Site, rng: np.random.Generator) -> Site:
+    """The Site with one random permutation of the rows of gates and chosen; x and experts stay.
+
+    Rows move as wholes: columns shuffled apart would destroy that two experts share tokens, and show a separation
+    that is not there.
+
+    Examples
+    --------
+    >>> s = Site(x=np.eye(3), gates=np.eye(3))
+    >>> t = shuffled(s, np.random.default_rng(1))
+    >>> bool((t.x == s.x).all()), t.gates.sum(axis=1)
+    (True, array([1., 1., 1.]))
+    """
+    order = rng.permutation(site.n)
+    chosen = None if site.chosen is None else site.chosen[order]
+    return replace(site, gates=site.gates[order], chosen=chosen, name=f"{site.name} shuffled".strip())
+
+
+def thinned(site: Site, target: float, rng: np.random.Generator) -> Site:
+    """The Site of a random subset of its tokens whose mean n_eff over the experts comes nearest to `target`.
+
+    Raises
+    ------
+    ValueError : if the target is above what all tokens give, or below 1.
+
+    Examples
+    --------
+    >>> s = Site(x=np.eye(8), gates=np.ones((8, 1)))
+    >>> thinned(s, 5, np.random.default_rng(0)).n
+    5
+    """
+    most = n_eff(site.gates).mean()
+    if not 1 <= target <= most * (1 + 1e-12):
+        raise ValueError(
+            f"expected a mean n_eff within 1..{most:.4g}, what all tokens of {site.name!r} give; got {target}"
+        )
+    order = rng.permutation(site.n)
+    W = site.gates[order] / np.maximum(site.gates.max(axis=0), np.finfo(site.gates.dtype).tiny)
+    total, squares = np.cumsum(W, axis=0), np.cumsum(W**2, axis=0)
+    # mean n_eff of the first m tokens of the order, for every m at once
+    growth = np.divide(total**2, squares, out=np.zeros_like(total), where=squares > 0).mean(axis=1)
+    kept = np.sort(order[: int(np.abs(growth - target).argmin()) + 1])
+    before = site.before
+    if before is not None and before.x is not None:
+        before = Before(before.norm, before.x[kept], before.residual)
+    return replace(
+        site,
+        x=site.x[kept],
+        gates=site.gates[kept],
+        chosen=None if site.chosen is None else site.chosen[kept],
+        before=before,
+        labels={key: np.asarray(label)[kept] for key, label in site.labels.items()},
+        name=f"{site.name} thinned".strip(),
+    )

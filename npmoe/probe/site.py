@@ -1,0 +1,210 @@
+"""`Site`: what a mixture did on a batch, the one thing that probes know. A null is a Site as well.
+
+n tokens, d width, E experts, k experts a token.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npmoe.calculus import check
+from npmoe.calculus.factored import Factored
+from npmoe.model.expert import Expert
+from npmoe.model.layers import Residual, RMSNorm, Stack
+from npmoe.model.moe import MoE
+from npmoe.model.routing import gates_jacobian
+
+__all__ = ["Before", "Router", "Site", "Visit", "site", "visits"]
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Router:
+    """A mixture's router: scores(x), gates(x), jacobian(x) -> (n, E, d), its matrix (E, d) and bias (E,) or None."""
+
+    moe: MoE
+
+    @property
+    def matrix(self) -> Array:
+        """W (E, d), as trained: not divided by the temperature."""
+        return self.moe.router
+
+    @property
+    def bias(self) -> Array | None:
+        """(E,) or None."""
+        return self.moe.bias
+
+    def scores(self, x: Array) -> Array:
+        """(n, E), over the temperature."""
+        return self.moe.scores(x)
+
+    def gates(self, x: Array) -> Array:
+        """(n, E)."""
+        return self.moe.routing(x).gates
+
+    def jacobian(self, x: Array) -> Array:
+        """Derivative of the gates, (n, E, d)."""
+        moe = self.moe
+        return gates_jacobian(moe.routing(x), moe.router / moe.router.dtype.type(moe.temperature))
+
+
+class Before(NamedTuple):
+    """What stands in front: a norm with `jacobian` and the x that it read, or None; whether a residual runs past."""
+
+    norm: Any | None
+    x: Array | None
+    residual: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """Where a mixture reads its tokens, and what it did with them.
+
+    Parameters
+    ----------
+    x : array (n, d), what router and experts read.
+    gates : array (n, E), non-negative.
+    chosen : integer array (n, k), or None where all experts see all tokens.
+    experts : sequence of E experts, maybe lazy; None for a recorded trace.
+    router : object with ``scores(x)``, ``gates(x)``, ``jacobian(x)``, ``matrix``, ``bias``; or None.
+    before : what stands in front (`Before`), or None.
+    always : how many of the last experts every token visits without being routed.
+    labels : arrays (n,) by name: token, sequence, topic, layer.
+
+    Raises
+    ------
+    ValueError, TypeError : for shapes that do not fit together, NaN or infinity, negative gates, or choices outside
+        0..E-1. The message names the array.
+
+    Examples
+    --------
+    Your own mixture becomes a Site in a line; here a recorded trace:
+
+    >>> trace = Site(x=np.zeros((2, 3)), gates=np.array([[0.5, 0.5], [1.0, 0.0]]))
+    >>> trace.n, trace.E
+    (2, 2)
+    """
+
+    x: Array
+    gates: Array
+    chosen: Array | None = None
+    experts: Sequence[Any] | None = None
+    router: Any | None = None
+    before: Before | None = None
+    always: int = 0
+    labels: Mapping[str, Array] = field(default_factory=dict)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        of = f"the Site {self.name!r}" if self.name else "this Site"
+        n, _ = check.finite("x", check.shaped("x", self.x, ("n", "d"), of)).shape
+        _, E = check.finite("gates", check.shaped("gates", self.gates, (n, "E"), of)).shape
+        if (self.gates < 0).any():
+            raise ValueError(f"expected gates of {of} to be non-negative; got {self.gates.min()}")
+        if self.chosen is not None:
+            chosen = np.asarray(self.chosen)
+            if chosen.dtype.kind not in "iu" or chosen.ndim != 2 or len(chosen) != n:
+                raise ValueError(
+                    f"expected chosen of {of} as integers of shape ({n}, k); got {chosen.dtype} of shape {chosen.shape}"
+                )
+            if chosen.size and (chosen.min() < 0 or chosen.max() >= E):
+                raise ValueError(f"expected chosen of {of} within 0..{E - 1}; got {chosen.min()}..{chosen.max()}")
+        if self.experts is not None and len(self.experts) != E:
+            raise ValueError(f"expected {E} experts of {of}, one a column of gates; got {len(self.experts)}")
+        check.integer("always", self.always, 0, E, of)
+        for key, label in self.labels.items():
+            if np.shape(label) != (n,):
+                raise ValueError(f"expected label {key!r} of {of} of shape ({n},); got {np.shape(label)}")
+
+    @property
+    def n(self) -> int:
+        """Number of tokens."""
+        return len(self.x)
+
+    @property
+    def E(self) -> int:
+        """Number of experts."""
+        return self.gates.shape[1]
+
+    def need(self, probe: str, *names: str) -> None:
+        """Raise a ValueError that names what a probe needs and this Site lacks."""
+        missing = [name for name in names if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"{probe} needs {', '.join(missing)}, which the Site {self.name!r} does not have")
+
+    def rows(self, e: int) -> Array:
+        """Indices of the tokens that visit expert e: the choice where there is one, else all."""
+        if self.chosen is None or e >= self.E - self.always:
+            return np.arange(self.n)
+        return np.flatnonzero((self.chosen == e).any(axis=1))
+
+
+class Visit(NamedTuple):
+    """One expert: its number, itself, the rows that it is measured on, their weights, its Jacobians in factors."""
+
+    e: int
+    expert: Any
+    rows: Array
+    weights: Array
+    J: Factored
+
+
+def visits(site: Site, over: str = "routed", probe: str = "this probe") -> Iterator[Visit]:
+    """Each expert once, in order, with its linearization; experts that no weight reaches are passed over.
+
+    Parameters
+    ----------
+    over : "routed", the tokens routed to the expert, weighted by their gates; or "all", every token, equal weights.
+    """
+    if over not in ("routed", "all"):
+        raise ValueError(f"expected over to be 'routed' or 'all'; got {over!r}")
+    site.need(probe, "experts")
+    for e, expert in enumerate(site.experts or ()):
+        rows = site.rows(e) if over == "routed" else np.arange(site.n)
+        weights = site.gates[rows, e] if over == "routed" else np.ones(site.n)
+        if weights.any():
+            yield Visit(e, expert, rows, weights, expert.linearize(site.x[rows]))
+
+
+def site(model: Any, x: Array, name: str = "") -> Site:
+    """The Site of a model on a batch: of its last mixture, or of its last expert where it has no mixture.
+
+    Parameters
+    ----------
+    model : a `MoE`, an expert (one expert, gates of ones), or a `Stack` or `Residual` that holds one of these.
+    x : array (n, d), what the *model* reads; the Site's own x is what reaches the mixture.
+
+    Raises
+    ------
+    TypeError : if there is neither a mixture nor an expert in the model.
+
+    Examples
+    --------
+    >>> import npmoe
+    >>> rng = np.random.default_rng(0)
+    >>> s = npmoe.site(npmoe.init.gelu_moe(rng, E=4, d=3, h=5, k=2), rng.standard_normal((7, 3)))
+    >>> s.gates.shape, s.chosen.shape
+    ((7, 4), (7, 2))
+    """
+    before = Before(None, None, False)
+    while True:
+        if isinstance(model, MoE):
+            gates, chosen = model.route(x)
+            kept = None if before == Before(None, None, False) else before
+            return Site(x, gates, chosen, model.experts, Router(model), kept, name=name)
+        if isinstance(model, Expert):
+            x = check.floating("x", x)
+            kept = None if before == Before(None, None, False) else before
+            return Site(x, np.ones((len(x), 1), x.dtype), None, (model,), None, kept, name=name)
+        if isinstance(model, Residual):
+            model, before = model.layer, Before(None, None, True)
+        elif isinstance(model, Stack):
+            for layer in model.layers[:-1]:
+                before = Before(layer, x, before.residual) if isinstance(layer, RMSNorm) else Before(None, None, False)
+                x, _ = layer.forward(x)
+            model = model.layers[-1]
+        else:
+            raise TypeError(f"expected a MoE, an expert, or a Stack or Residual around one; got {type(model).__name__}")
