@@ -21,7 +21,7 @@ import re
 import signal
 import threading
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -39,6 +39,7 @@ except ImportError:  # Windows has no flock: there, nothing keeps two sweeps out
 C = TypeVar("C")
 Arrays = dict[str, np.ndarray]
 
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 FORMAT = {"format": 1}
 OURS = re.compile(r"\.lock|(format\.json|[0-9a-f]{16}\.npz)(\.tmp)?")
 
@@ -81,8 +82,8 @@ def _name(file: Path) -> str:
 def _meaning(file: Path) -> str:
     tree = ast.parse(file.read_bytes(), filename=str(file))
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            del node.body[: ast.get_docstring(node) is not None]
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            del node.body[0]
     return ast.dump(tree)
 
 
@@ -115,35 +116,9 @@ def _fields(value: Any) -> dict[str, Any]:
 # One run
 
 
-class _OneThread:
-    """One BLAS thread while anyone is inside; the last one out restores what the first one found.
-
-    The number of OpenBLAS threads belongs to the process. Were each run in a pool of threads to restore what it found
-    itself, the first to end would set the others free, and the last could leave the limit behind for good.
-    """
-
-    def __init__(self) -> None:
-        self.lock, self.inside = threading.Lock(), 0
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.inside == 0:
-                self.limits = threadpool_limits(1)
-            self.inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if self.inside == 0:
-                self.limits.restore_original_limits()
-
-
-_one_thread = _OneThread()
-
-
 def _run(compute: Callable[[C], Arrays], config: C) -> Arrays:
     """Compute one run under one BLAS thread, wherever it is."""
-    with _one_thread, threadpool_limits(1):  # the second for OpenMP and MKL, which count threads for each thread apart
+    with threadpool_limits(1):
         return _checked(compute(config))
 
 
@@ -162,7 +137,7 @@ def _checked(result: Any) -> Arrays:
 
 def _finished(
     executor: cf.Executor | None, compute: Callable[[C], Arrays], configs: list[C], label: Callable[[C], str]
-) -> Iterator[tuple[C, Arrays]]:
+) -> Generator[tuple[C, Arrays], None, None]:
     """Yield each run as it finishes. Where one fails, those not begun are cancelled and those at work still come."""
     if executor is None:
         for config in configs:
@@ -178,26 +153,24 @@ def _finished(
     try:
         with _no_sigint():
             futures.update((executor.submit(_run, compute, config), config) for config in configs)
-        for future in cf.as_completed(futures):
-            config = futures.pop(future)  # popped, so that no result lives longer than it takes to write it
-            raised = cf.CancelledError("cancelled by its executor") if future.cancelled() else future.exception()
-            if raised is None:
-                yield config, future.result()
-            elif failure is None:
-                failure = raised
-                failure.add_note(f"in the run of {label(config)}")
-                _cancel(futures)
+        while futures:
+            for future in cf.as_completed(futures):
+                config = futures.pop(future)  # popped, so that no result lives longer than it takes to write it
+                raised = cf.CancelledError("cancelled by its executor") if future.cancelled() else future.exception()
+                if raised is None:
+                    yield config, future.result()
+                elif failure is None:
+                    failure = raised
+                    failure.add_note(f"in the run of {label(config)}")
+                    futures = {f: c for f, c in futures.items() if not f.cancel()}
+                    break  # and wait for these alone: not every executor reports what was cancelled
         if failure is not None:
             raise failure
     except cf.BrokenExecutor as error:
-        raise SweepError("a worker died, perhaps for want of memory; the runs finished so far are kept") from error
+        raise SweepError(f"a worker died, for want of memory? The runs finished so far are kept. {error}") from error
     finally:
-        _cancel(futures)
-
-
-def _cancel(futures: Iterable[cf.Future[Any]]) -> None:
-    for future in futures:
-        future.cancel()
+        for future in futures:
+            future.cancel()
 
 
 @contextmanager
@@ -245,7 +218,10 @@ def _pack(arrays: Arrays, config: Any) -> bytes:
 def _read(path: Path, config: C, label: Callable[[C], str]) -> Arrays:
     way_out = "--fresh computes it anew, or delete the file"
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with (
+            path.open("rb") as file,
+            np.load(file, allow_pickle=False) as archive,
+        ):  # np.load(path) leaves bad zips open
             arrays = {name: archive[name] for name in archive.files}
         found = str(arrays.pop("config"))
     except Exception as error:  # there is no end to the ways in which a file can be broken
@@ -276,7 +252,7 @@ def _claim(folder: Path) -> ExitStack:
             raise SweepError(f"expected a folder to write runs to; got {folder}: {error}") from error
         _write(
             folder / "format.json", json.dumps(FORMAT).encode()
-        )  # each time: a folder that cannot be written says so now
+        )  # each time, as a trial: rather now than after a run
         return stack.pop_all()
 
 
@@ -357,10 +333,12 @@ def sweep(
     paths = {config: folder / f"{run_id(config, source)}.npz" for config in configs}
     if len(set(paths.values())) < len(paths):
         raise SweepError("expected each config to have an id of its own; two read the same as JSON")
-    with _claim(folder):
+    # The number of OpenBLAS threads belongs to the process: in a pool of threads, the first run to end would set the
+    # others free if the limit were not held out here too.
+    with _claim(folder), threadpool_limits(1):
         done = {c: _read(path, c, label) for c, path in paths.items() if not fresh and path.exists()}
         missing = [config for config in paths if config not in done]
-        runs = closing(_finished(executor, compute, missing, label))  # type: ignore[type-var]
+        runs = closing(_finished(executor, compute, missing, label))
         hide = None if progress is None else not progress
         with runs as finished, tqdm(desc="runs", total=len(paths), initial=len(done), disable=hide) as bar:
             for config, arrays in finished:
@@ -416,12 +394,16 @@ def _processes(jobs: int) -> Iterator[cf.Executor]:
     """Processes on a leash: a pipe whose other end closes when the caller gives up, and also when it is killed."""
     spawn = multiprocessing.get_context("spawn")  # a fork would copy locks that BLAS threads hold
     leash, hand = spawn.Pipe(duplex=False)
-    with leash, hand, cf.ProcessPoolExecutor(jobs, spawn, _leashed, (leash,)) as pool:
+    with leash, hand:
+        pool = cf.ProcessPoolExecutor(jobs, spawn, _leashed, (leash,))
         try:
             yield pool
         except BaseException:
-            hand.close()  # so that nobody waits for runs that are no longer wanted; workers write nothing
+            # Nobody waits for runs that are no longer wanted: workers write nothing, and go as the hand opens. Told
+            # once and before that, or Python 3.11 trips over futures that are cancelled already.
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
+        pool.shutdown()
 
 
 def _leashed(leash: Connection) -> None:

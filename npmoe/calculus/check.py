@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["finite", "floating", "integer", "matrix", "shaped", "weights"]
+__all__ = ["finite", "floating", "integer", "matrix", "positive", "shaped", "weights", "widths"]
 
 
 def _kind(value: Any) -> str:
@@ -98,3 +98,26 @@ def integer(name: str, value: Any, low: int, high: int | None = None, of: str = 
         span = f"within {low}..{high}" if high is not None else f"of at least {low}"
         raise ValueError(f"expected {name} {span}{f' of {of}' if of else ''}; got {value}")
     return int(value)
+
+
+def positive(name: str, value: Any) -> float:
+    """`value` as a finite float above 0.
+
+    Examples
+    --------
+    >>> positive("lr", -1.0)
+    Traceback (most recent call last):
+    ValueError: expected lr to be a finite number above 0; got -1.0
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"expected {name} to be a number; got {value!r}")
+    if not (np.isfinite(value) and value > 0):
+        raise ValueError(f"expected {name} to be a finite number above 0; got {value}")
+    return float(value)
+
+
+def widths(of: str, **sizes: int) -> None:
+    """Raise a ValueError unless all named widths of a layer are at least 1."""
+    if min(sizes.values()) < 1:
+        got = ", ".join(f"{name} = {size}" for name, size in sizes.items())
+        raise ValueError(f"expected widths of at least 1 of {of}; got {got}")

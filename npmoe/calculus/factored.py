@@ -121,7 +121,7 @@ class Factored:
         return (self.L @ middle).astype(self.L.dtype, copy=False)
 
     def second_moment(self, weights: Array | None = None) -> Array:
-        """sum_n w_n J_n^T J_n, (d, d), with w = 1 unless given; not divided by anything.
+        """sum_n w_n J_n^T J_n, (d, d), float64, with w = 1 unless given; not divided by anything.
 
         sum over t, u of R_t^T [(L^T L) * (S_t^T diag(w) S_u)] R_u: no Jacobian is formed. Its leading eigenvalue
         is the square of the leading singular value of the rows sqrt(w_n) J_n stacked.
@@ -163,9 +163,19 @@ class Factored:
         return total
 
     def frobenius(self) -> Array:
-        """|J_n|_F for every token, (n,)."""
+        """|J_n|_F for every token, (n,).
+
+        Where the terms of J cancel the absolute error is sqrt(eps) |L| |S| |R|: it is the root of a difference.
+        """
+        unit, sizes = self._unit()
         # a tiny norm can come out as a negative square by rounding
-        return np.sqrt(np.maximum(self.inner(self), 0))
+        return _rescale(np.sqrt(np.maximum(unit.inner(unit), 0)), sizes)
+
+    def _unit(self) -> "tuple[Factored, list[float]]":
+        """The stack with factors whose largest entry is 1, and these entries: squares must not overflow or vanish."""
+        sizes = [float(np.abs(a).max(initial=0)) or 1.0 for a in (self.L, self.S, self.R)]
+        L, S, R = (a / a.dtype.type(size) for a, size in zip((self.L, self.S, self.R), sizes, strict=True))
+        return Factored(L, S, R), sizes
 
     # ---- spectra --------------------------------------------------------------------------------------------------
 
@@ -175,10 +185,11 @@ class Factored:
         Thin QR of L and of R_t stacked, once for all tokens: worth it where h is well under o and d.
         """
         (o, h), (t, _, d) = self.L.shape, self.R.shape
-        L = np.linalg.qr(self.L, mode="r") if h < o else self.L
-        R = self.R
+        L, R = self.L, self.R
+        if h < o:
+            L = np.asarray(np.linalg.qr(L, mode="r"))
         if t * h < d:
-            R = np.linalg.qr(self.R.reshape(t * h, d).T, mode="r").T.reshape(t, h, t * h)
+            R = np.asarray(np.linalg.qr(R.reshape(t * h, d).T, mode="r")).T.reshape(t, h, t * h)
         return Factored(L, self.S, R)
 
     def singular_values(self) -> Array:
@@ -208,10 +219,9 @@ class Factored:
         Leading : values (n,), residual (n,), steps. A zero Jacobian has value 0 and residual 0.
         """
         keep_heap()
-        core = self.core()
-        size_L, size_R = (float(np.abs(a).max(initial=0)) or 1.0 for a in (core.L, core.R))
-        # squares of the entries must neither overflow nor vanish
-        core = Factored(core.L / core.L.dtype.type(size_L), core.S, core.R / core.R.dtype.type(size_R))
+        if not (np.isfinite(tol) and tol > 0):
+            raise ValueError(f"expected a relative error tol above 0; got {tol}")
+        core, sizes = self.core()._unit()
         full = min(core.L.shape[0], core.R.shape[2])
         most = full if steps is None else min(full, check.integer("steps", steps, 1))
         values, residual = np.zeros(len(self), self.S.dtype), np.zeros(len(self), self.S.dtype)
@@ -221,13 +231,13 @@ class Factored:
             rows = slice(start, min(start + size, len(self)))
             values[rows], residual[rows], used = _golub_kahan(core[rows], most, full, np.sqrt(tol) / 10)
             taken = max(taken, used)
-        return Leading(values * values.dtype.type(size_L) * values.dtype.type(size_R), residual, taken)
+        return Leading(_rescale(values, sizes), residual, taken)
 
 
 def _golub_kahan(J: Factored, most: int, full: int, stop: float) -> Leading:
     """Leading singular values of a stack; finished tokens are taken out of the batch."""
     n, d, dtype = len(J), J.R.shape[2], J.S.dtype
-    tiny, eps = np.finfo(dtype).tiny, np.finfo(dtype).eps
+    tiny, rounding = np.finfo(dtype).tiny, 4 * np.finfo(dtype).eps * sum(J.R.shape[1:])
     floor = np.full(n, tiny, dtype)  # what is below is rounding: normalized, it would enter B as a direction of J
     values, residual = np.zeros(n, dtype), np.zeros(n, dtype)
     at = np.arange(n)  # which tokens are still in the batch
@@ -236,15 +246,17 @@ def _golub_kahan(J: Factored, most: int, full: int, stop: float) -> Leading:
     _normalize(v, tiny)
     V = v[None]  # (j, n, d), the right basis
     B = np.zeros((n, 0, 1), dtype)  # J^T U = V B^T, B (j, j + 1) upper bidiagonal
-    u = beta = None
+    u, beta = np.zeros((n, J.L.shape[0]), dtype), np.zeros(n, dtype)
     for j in range(1, most + 1):
         w = J.apply(v)  # (n, o)
-        if u is not None:
-            w -= beta[:, None] * u
+        w -= beta[:, None] * u
         alpha, u = _normalize(w, floor), w
-        floor = np.maximum(floor, 64 * eps * alpha)
+        floor = np.maximum(floor, rounding * alpha)
         v = J.apply_transpose(u)  # (n, d)
-        v -= np.einsum("jn,jnd->nd", np.einsum("jnd,nd->jn", V, v), V)
+        before = np.einsum("nd,nd->n", v, v)
+        _project_out(v, V)
+        if (np.einsum("nd,nd->n", v, v) < 1e-2 * before).any():  # what is left has lost digits: once more is enough
+            _project_out(v, V)
         beta = _normalize(v, floor)
         B = np.pad(B, ((0, 0), (0, 1), (0, 1)))
         B[:, -1, -2], B[:, -1, -1] = alpha, beta
@@ -265,6 +277,18 @@ def _golub_kahan(J: Factored, most: int, full: int, stop: float) -> Leading:
                 beta, floor = beta[keep], floor[keep]
         V = np.concatenate([V, v[None]])
     return Leading(values, residual, most)
+
+
+def _project_out(v: Array, V: Array) -> None:
+    """Take from each v (n, d) its part along the basis V (j, n, d), in place."""
+    v -= np.einsum("jn,jnd->nd", np.einsum("jnd,nd->jn", V, v), V)
+
+
+def _rescale(values: Array, sizes: list[float]) -> Array:
+    """values times all sizes, in an order that overflows only where the result does; dtype kept."""
+    for size in sorted(sizes, key=lambda size: -abs(np.log(size))):
+        values = values * values.dtype.type(size)
+    return values
 
 
 def _normalize(v: Array, floor: Array | float) -> Array:

@@ -23,7 +23,7 @@ _GRID = np.arange(-_EDGE * _CELLS, _EDGE * _CELLS + 1) / _CELLS
 _PHI = ndtr(_GRID)
 _PHI[0], _PHI[-1] = 0.0, 1.0  # exact ends, so that z * Phi(z) does not drift for large -z
 _TABLE = {np.dtype(kind): _PHI.astype(kind) for kind in (np.float64, np.float32)}
-_INV_SQRT_2PI = 1 / np.sqrt(2 * np.pi)
+_INV_SQRT_2PI = float(1 / np.sqrt(2 * np.pi))  # a NumPy scalar would turn float32 into float64
 
 
 def normal(z: Array) -> tuple[Array, Array]:

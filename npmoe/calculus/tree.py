@@ -59,7 +59,7 @@ def map_leaves(function: Callable[..., np.ndarray], tree: Tree, *others: Tree) -
             field.name: map_leaves(function, *(getattr(t, field.name) for t in (tree, *others)))
             for field in fields(tree)
         }
-        return replace(tree, **new)  # type: ignore[type-var, return-value]
+        return replace(tree, **new)  # type: ignore[type-var]
     return tree
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Clusters", "clusters", "cluster_tasks", "gaussian", "teacher"]
+__all__ = ["Clusters", "cluster_tasks", "clusters", "gaussian", "teacher"]
 
 Array = np.ndarray
 Rng = np.random.Generator

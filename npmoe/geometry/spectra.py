@@ -10,6 +10,7 @@ from npmoe.calculus import check
 
 __all__ = [
     "cosines",
+    "defined_mean",
     "energy",
     "entropy_rank",
     "k_at",
@@ -37,9 +38,7 @@ def energy(values: Array) -> Array:
     >>> energy(np.array([1.0, 3.0]))
     array([0.75, 1.  ])
     """
-    values = check.floating("values", values)
-    if (values < 0).any():
-        raise ValueError(f"expected a spectrum of non-negative values; got {np.nanmin(values)}")
+    values = _spectrum(values)
     cumulative = np.cumsum(np.sort(values, axis=-1)[..., ::-1], axis=-1)
     total = cumulative[..., -1:]
     return np.divide(cumulative, total, out=np.full_like(cumulative, np.nan), where=total > 0)
@@ -115,13 +114,36 @@ def numerical_rank(sigma: Array, size: int | None = None) -> Array:
     >>> numerical_rank(np.array([1.0, 1e-20]))
     np.int64(1)
     """
+    sigma = _spectrum(sigma)
     eps = np.finfo(sigma.dtype).eps * (size or sigma.shape[-1])
     return (sigma > sigma.max(axis=-1, keepdims=True) * eps).sum(axis=-1)
 
 
+def _spectrum(values: Array) -> Array:
+    values = check.floating("values", values)
+    if (values < 0).any():
+        raise ValueError(f"expected a spectrum of non-negative values; got {np.nanmin(values)}")
+    return values
+
+
 def _shares(values: Array) -> Array:
+    values = _spectrum(values)
     total = values.sum(axis=-1, keepdims=True)
     return np.divide(values, total, out=np.full_like(values, np.nan), where=total > 0)
+
+
+def defined_mean(values: Array) -> Array:
+    """Mean over the last axis of what is not NaN; NaN only where all of it is (an expert without tokens has no rank).
+
+    Examples
+    --------
+    >>> defined_mean(np.array([[1.0, np.nan], [np.nan, np.nan]]))
+    array([ 1., nan])
+    """
+    live = ~np.isnan(values)
+    total = np.where(live, values, 0).sum(axis=-1)
+    count = live.sum(axis=-1)
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)[()]
 
 
 def cosines(A: Array) -> Array:

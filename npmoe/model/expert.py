@@ -85,10 +85,11 @@ class GeluExpert(Expert):
     activation: str = "gelu"
 
     def __post_init__(self) -> None:
-        h, _ = check.shaped("W1", self.W1, ("h", "d"), "GeluExpert").shape
+        h, d = check.shaped("W1", self.W1, ("h", "d"), "GeluExpert").shape
         check.shaped("b1", self.b1, (h,), "GeluExpert")
         o, _ = check.shaped("W2", self.W2, ("o", h), "GeluExpert").shape
         check.shaped("b2", self.b2, (o,), "GeluExpert")
+        check.widths("GeluExpert", d=d, h=h, o=o)
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"expected an activation among {', '.join(ACTIVATIONS)}; got {self.activation!r}")
 
@@ -99,12 +100,14 @@ class GeluExpert(Expert):
 
     def hidden(self, x: Array) -> Array:
         """z = W1 x + b1, (n, h)."""
-        z = check.matrix("x", x, self.W1.shape[1], "this expert") @ self.W1.T  # (n, h)
+        x = check.matrix("x", x, self.W1.shape[1], "this expert")
+        z = x @ self.W1.T  # (n, h)
         z += self.b1
         return z
 
     def forward(self, x: Array) -> tuple[Array, GeluTrace]:
         """x (n, d) -> y (n, o) and what `vjp` reads."""
+        x = check.matrix("x", x, self.W1.shape[1], "this expert")
         a, slope = ACTIVATIONS[self.activation](self.hidden(x))  # (n, h), (n, h)
         y = a @ self.W2.T  # (n, o)
         y += self.b2
@@ -113,7 +116,7 @@ class GeluExpert(Expert):
     def vjp(self, trace: GeluTrace, dy: Array, wrt_x: bool = True) -> tuple[Array | None, "GeluExpert"]:
         """dy (n, o) -> dx (n, d) and the gradient, itself a GeluExpert; dx is None where it is not wanted."""
         x, a, slope = trace
-        dz = dy @ self.W2  # (n, h)
+        dz = check.shaped("dy", dy, (len(x), len(self.W2)), "this trace") @ self.W2  # (n, h)
         dz *= slope
         dself = GeluExpert(W1=dz.T @ x, b1=dz.sum(axis=0), W2=dy.T @ a, b2=dy.sum(axis=0), activation=self.activation)
         return (dz @ self.W1 if wrt_x else None), dself
@@ -172,7 +175,8 @@ class SwigluExpert(Expert):
     def __post_init__(self) -> None:
         h, d = check.shaped("Wg", self.Wg, ("h", "d"), "SwigluExpert").shape
         check.shaped("Wu", self.Wu, (h, d), "SwigluExpert")
-        check.shaped("Wd", self.Wd, ("o", h), "SwigluExpert")
+        o, _ = check.shaped("Wd", self.Wd, ("o", h), "SwigluExpert").shape
+        check.widths("SwigluExpert", d=d, h=h, o=o)
 
     @property
     def widths(self) -> tuple[int, int, int]:
@@ -189,7 +193,7 @@ class SwigluExpert(Expert):
     def vjp(self, trace: SwigluTrace, dy: Array, wrt_x: bool = True) -> tuple[Array | None, "SwigluExpert"]:
         """dy (n, o) -> dx (n, d) and the gradient, itself a SwigluExpert; dx is None where it is not wanted."""
         x, b, slope, u = trace
-        dv = dy @ self.Wd  # (n, h), v = b * u
+        dv = check.shaped("dy", dy, (len(x), len(self.Wd)), "this trace") @ self.Wd  # (n, h), v = b * u
         du = dv * b
         da = dv * slope * u
         dself = SwigluExpert(Wg=da.T @ x, Wu=du.T @ x, Wd=dy.T @ (b * u))

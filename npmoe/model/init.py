@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from npmoe.calculus import check
+from npmoe.calculus import check, tree
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.layers import Linear
 from npmoe.model.moe import MoE
@@ -71,7 +71,8 @@ def dense(
     d, h = check.integer("d", d, 1), check.integer("h", h, 1)
     W1, b1 = draw(rng, h, d)
     W2, b2 = draw(rng, d, h)
-    return GeluExpert(*(a.astype(dtype) for a in (W1, b1, W2, b2)), activation=activation)
+    W1, b1, W2, b2 = (a.astype(dtype) for a in (W1, b1, W2, b2))
+    return GeluExpert(W1, b1, W2, b2, activation)
 
 
 def linear(
@@ -118,12 +119,8 @@ def gelu_moe(
     W, b = _scheme(scheme)(rng, check.integer("E", E, 1), check.integer("d", d, 1))
     experts = [dense(rng, d, h, scheme=scheme, activation=activation, dtype=dtype) for _ in range(E)]
     if alike:
-        experts = [GeluExpert(*(a.copy() for a in _arrays(experts[0])), activation=activation) for _ in experts]
+        experts = [tree.map_leaves(np.copy, experts[0]) for _ in experts]
     return MoE(W.astype(dtype), tuple(experts), k, renormalize, temperature, b.astype(dtype) if bias else None)
-
-
-def _arrays(f: GeluExpert) -> tuple[Array, Array, Array, Array]:
-    return f.W1, f.b1, f.W2, f.b2
 
 
 def swiglu_moe(

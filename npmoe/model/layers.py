@@ -59,7 +59,8 @@ class Linear:
 
     def forward(self, x: Array) -> tuple[Array, LinearTrace]:
         """x (n, d) -> y (n, o) and what `vjp` reads."""
-        z = check.matrix("x", x, self.W.shape[1], "this layer") @ self.W.T + self.b  # (n, o)
+        x = check.matrix("x", x, self.W.shape[1], "this layer")
+        z = x @ self.W.T + self.b  # (n, o)
         if self.activation is None:
             return z, LinearTrace(x, None)
         a, slope = ACTIVATIONS[self.activation](z)
@@ -67,6 +68,7 @@ class Linear:
 
     def vjp(self, trace: LinearTrace, dy: Array, wrt_x: bool = True) -> tuple[Array | None, "Linear"]:
         """dy (n, o) -> dx (n, d) and the gradient, itself a Linear."""
+        dy = check.shaped("dy", dy, (len(trace.x), len(self.W)), "this trace")
         dz = dy if trace.slope is None else dy * trace.slope  # (n, o)
         return (dz @ self.W if wrt_x else None), Linear(dz.T @ trace.x, dz.sum(axis=0), self.activation)
 
@@ -93,7 +95,7 @@ class RMSNorm:
     Parameters
     ----------
     gamma : array (d,).
-    eps : positive number.
+    eps : number of at least 0.
 
     Examples
     --------
@@ -106,6 +108,8 @@ class RMSNorm:
 
     def __post_init__(self) -> None:
         check.shaped("gamma", self.gamma, ("d",), "RMSNorm")
+        if not self.eps >= 0:
+            raise ValueError(f"expected eps of at least 0 of RMSNorm; got {self.eps}")
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -114,13 +118,14 @@ class RMSNorm:
 
     def forward(self, x: Array) -> tuple[Array, RMSNormTrace]:
         """x (n, d) -> y (n, d) and what `vjp` reads."""
-        check.matrix("x", x, len(self.gamma), "this norm")
+        x = check.matrix("x", x, len(self.gamma), "this norm")
         inverse = 1 / np.sqrt((x * x).mean(axis=1, keepdims=True) + x.dtype.type(self.eps))  # (n, 1)
         return x * inverse * self.gamma, RMSNormTrace(x, inverse)
 
     def vjp(self, trace: RMSNormTrace, dy: Array, wrt_x: bool = True) -> tuple[Array | None, "RMSNorm"]:
         """dy (n, d) -> dx (n, d) and the gradient, itself an RMSNorm."""
         x, inverse = trace
+        dy = check.shaped("dy", dy, x.shape, "this trace")
         dgamma = (dy * x * inverse).sum(axis=0)
         dhat = dy * self.gamma * inverse  # (n, d)
         dx = dhat - x * (inverse**2 * (dhat * x).mean(axis=1, keepdims=True)) if wrt_x else None

@@ -73,8 +73,9 @@ class MoE:
         check.integer("k", self.k, 1, E, f"a mixture of {E} experts")
         if self.bias is not None:
             check.shaped("bias", self.bias, (E,), "MoE")
-        if not (np.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"expected a temperature above 0; got {self.temperature}")
+        check.positive("temperature", self.temperature)
+        if not isinstance(self.renormalize, bool | np.bool_):
+            raise TypeError(f"expected renormalize to be True or False; got {self.renormalize!r}")
         widths = {(expert.widths[0], expert.widths[2]) for expert in self.experts}
         if len(widths) != 1 or next(iter(widths))[0] != d:
             raise ValueError(f"expected experts of width {d}, as the router, and of one output width; got {widths}")
@@ -102,6 +103,7 @@ class MoE:
 
     def forward(self, x: Array) -> tuple[Array, MoETrace]:
         """x (n, d) -> y (n, o) and what `vjp` reads."""
+        x = check.matrix("x", x, self.router.shape[1], "this mixture")
         routing = self.routing(x)
         y = np.zeros((len(x), self.widths[1]), np.result_type(x, self.router))
         rows, outputs, traces = [], [], []
@@ -126,6 +128,7 @@ class MoE:
         `dscores` is a cotangent that reaches the scores from elsewhere (a balance loss).
         """
         x, routing = trace.x, trace.routing
+        dy = check.shaped("dy", dy, (len(x), self.widths[1]), "this trace")
         dx = np.zeros_like(x) if wrt_x else None
         dgates = np.zeros_like(routing.gates)  # (n, E)
         dexperts = []
@@ -167,6 +170,8 @@ class MoE:
     def mean_jacobian(self, x: Array, router: bool = True) -> Array:
         """Mean over tokens of the whole layer's Jacobian, (o, d), with or without the router's term; closed form."""
         routing = self.routing(x)
+        if not len(x):
+            raise ValueError("expected at least one token; got none, which have no mean Jacobian")
         total = np.zeros((self.widths[1], self.widths[0]))
         for e, expert in enumerate(self.experts):
             g = routing.gates[:, e]
@@ -175,7 +180,7 @@ class MoE:
         if router:
             F = self._outputs(x, routing)  # (n, o, E)
             total += np.einsum("noe,ned->od", F, self._gates_jacobian(routing), optimize=True)
-        return total / len(x)
+        return (total / len(x)).astype(np.result_type(x, self.router), copy=False)
 
     def _gates_jacobian(self, routing: Routing) -> Array:
         W = self.router / self.router.dtype.type(self.temperature)

@@ -74,12 +74,13 @@ def fit(
     True
     """
     d, o = model.widths[0], model.widths[-1]
-    check.finite("x", check.matrix("x", x, d, "this model"))
+    x = check.finite("x", check.matrix("x", x, d, "this model"))
+    if not len(x):
+        raise ValueError("expected at least one token to train on; got none")
     if not callable(y):
-        check.finite("y", check.shaped("y", y, (len(x), o), "the targets of this batch"))
+        y = check.finite("y", check.shaped("y", y, (len(x), o), "the targets of this batch"))
     check.integer("steps", steps, 0)
-    if not (np.isfinite(lr) and lr > 0):
-        raise ValueError(f"expected a step size lr above 0; got {lr}")
+    check.positive("lr", lr)
     if balance is not None and not isinstance(model, MoE):
         raise TypeError(f"expected a MoE, whose routing a balance loss reads; got {type(model).__name__}")
     return _fit(model, x, y, steps, Adam(lr), balance, _frozen(model, frozen))
@@ -115,14 +116,17 @@ def _fit(
     state = adam.start(theta.size, theta.dtype)
     for step in range(steps + 1):
         prediction, trace = model.forward(x)
-        loss, dy = mse(prediction, y(step) if callable(y) else y)
+        target = check.shaped(f"y({step})", y(step), prediction.shape, "this batch") if callable(y) else y
+        loss, dy = mse(prediction, target)
         yield step, loss, model
         if step == steps:
             return
         if balance is None:
             _, dmodel = model.vjp(trace, dy, wrt_x=False)
         else:
-            dscores = balance(model.scores(x), trace.routing.chosen)[1]
+            scores = model.scores(x)
+            dscores = balance(scores, trace.routing.chosen)[1]
+            check.shaped("the balance loss's gradient", dscores, scores.shape, "the scores")
             _, dmodel = model.vjp(trace, dy, wrt_x=False, dscores=dscores)
         gradient = tree.flatten(dmodel)
         if frozen is not None:

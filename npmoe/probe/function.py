@@ -15,13 +15,15 @@ from npmoe.probe.site import Site, visits
 
 __all__ = [
     "NORMS",
+    "LayerNorms",
+    "Survey",
     "TokenSpectra",
     "curvature",
     "layer_jacobians",
     "layer_norms",
     "mean_jacobians",
     "norms",
-    "router_share",
+    "survey",
     "token_spectra",
     "weight_norms",
 ]
@@ -46,34 +48,52 @@ def mean_jacobians(site: Site, over: str = "routed") -> Array:
     >>> mean_jacobians(s).shape
     (4, 3, 3)
     """
-    means: Array | None = None
-    for visit in visits(site, over, "mean_jacobians"):
-        mean = visit.J.mean(visit.weights)
-        if means is None:
-            means = np.full((site.E, *mean.shape), np.nan, mean.dtype)
-        means[visit.e] = mean
-    if means is None:
-        raise ValueError(f"expected an expert that some token reaches; the Site {site.name!r} has none")
-    return means
+    found = {visit.e: visit.J.mean(visit.weights) for visit in visits(site, over, "mean_jacobians")}
+    return _filled(found, site)
 
 
-def norms(site: Site, over: str = "routed", tokens: bool = True, tol: float = 1e-6) -> Array:
-    """Norms of each expert's Jacobians, (E, 8) in the order of `NORMS`.
+class Survey(NamedTuple):
+    """norms (E, 8) in the order of `NORMS`, and the mean Jacobians (E, o, d)."""
+
+    norms: Array
+    means: Array
+
+
+def survey(site: Site, over: str = "routed", tokens: bool = True, tol: float = 1e-6) -> Survey:
+    """Norms of each expert's Jacobians and the mean Jacobians, from one visit to each expert.
 
     Parameters
     ----------
+    over : "routed", weighted by gates, or "all", every token alike.
     tokens : without, the two leading values per token, the only ones that are not closed forms, are left NaN.
     tol : relative error of these two (Lanczos).
     """
-    out = np.full((site.E, len(NORMS)), np.nan)
-    for visit in visits(site, over, "norms"):
-        out[visit.e] = _norms(visit.J, visit.weights, tokens, tol)
+    table = np.full((site.E, len(NORMS)), np.nan)
+    means: dict[int, Array] = {}
+    for visit in visits(site, over, "survey"):
+        means[visit.e] = visit.J.mean(visit.weights)
+        table[visit.e] = _norms(visit.J, means[visit.e], visit.weights, tokens, tol)
+    return Survey(table, _filled(means, site))
+
+
+def norms(site: Site, over: str = "routed", tokens: bool = True, tol: float = 1e-6) -> Array:
+    """The first half of a `survey`: norms of each expert's Jacobians, (E, 8) in the order of `NORMS`."""
+    return survey(site, over, tokens, tol).norms
+
+
+def _filled(found: dict[int, Array], site: Site) -> Array:
+    """What was found for some experts as an array over all, NaN for the others."""
+    if not found:
+        raise ValueError(f"expected an expert that some token reaches; the Site {site.name!r} has none")
+    one = next(iter(found.values()))
+    out = np.full((site.E, *one.shape), np.nan, one.dtype)
+    for e, value in found.items():
+        out[e] = value
     return out
 
 
-def _norms(J: Factored, weights: Array, tokens: bool, tol: float) -> tuple[float, ...]:
+def _norms(J: Factored, mean: Array, weights: Array, tokens: bool, tol: float) -> tuple[float, ...]:
     """One row of `norms`."""
-    mean = J.mean(weights)
     w = weights / weights.sum()
     frob = J.frobenius()
     sigma = J.leading(tol).values if tokens else np.full(len(J), np.nan)
@@ -106,23 +126,16 @@ class TokenSpectra(NamedTuple):
 
 def token_spectra(site: Site, over: str = "routed") -> TokenSpectra:
     """Exact spectra of every token's Jacobian, streamed, and averaged for each expert ("the mean of the SVDs")."""
-    rows: list[tuple[int, list[Array]]] = []
+    found: dict[int, Array] = {}
     for visit in visits(site, over, "token_spectra"):
-        sums: list[Array] = [np.zeros(0)] * 3
+        total = 0
         for piece, J in visit.J.pieces():
             sigma = J.singular_values()  # (m, r)
-            w = visit.weights[piece] / visit.weights.sum()
-            parts = [sigma, energy(sigma**2), energy(sigma)]
             # a Jacobian of zeros has no shares; it counts with its zero sigma only
-            parts = [w @ np.nan_to_num(part) for part in parts]
-            sums = [part if not s.size else s + part for s, part in zip(sums, parts, strict=True)]
-        rows.append((visit.e, sums))
-    if not rows:
-        raise ValueError(f"expected an expert that some token reaches; the Site {site.name!r} has none")
-    out = np.full((3, site.E, rows[0][1][0].size), np.nan)
-    for e, sums in rows:
-        out[:, e] = sums
-    return TokenSpectra(*out)
+            parts = np.nan_to_num(np.stack([sigma, energy(sigma**2), energy(sigma)]))  # (3, m, r)
+            total = total + visit.weights[piece] @ parts
+        found[visit.e] = total / visit.weights.sum()
+    return TokenSpectra(*_filled(found, site).transpose(1, 0, 2))
 
 
 def curvature(site: Site, over: str = "routed") -> Array:
@@ -168,36 +181,46 @@ def layer_jacobians(site: Site, piece: int = 128) -> Iterator[tuple[slice, Array
             yield rows, first, second
 
 
-def layer_norms(site: Site, router: bool = True) -> Array:
-    """Norms of the whole layer's Jacobian with or without the router's term, (8,) in the order of `NORMS`."""
-    total = moment = frob_sum = None
-    sigma, frob = np.zeros(site.n), np.zeros(site.n)
-    for rows, J, second in layer_jacobians(site):
-        if router:
-            J += second
-        sigma[rows] = np.linalg.svd(J, compute_uv=False)[:, 0]
-        frob[rows] = np.linalg.norm(J, axis=(1, 2))
-        flat = J.reshape(-1, J.shape[2])
-        total = J.sum(axis=0) if total is None else total + J.sum(axis=0)
-        moment = flat.T @ flat if moment is None else moment + flat.T @ flat
-    if total is None or moment is None:
-        raise ValueError(f"expected at least one token; the Site {site.name!r} has none")
-    mean = total / site.n
-    frob_sum = np.sqrt((frob**2).sum())
-    stack = np.sqrt(np.linalg.eigvalsh(moment)[-1])
-    return np.array(
-        [
-            np.linalg.norm(mean, 2), sigma.mean(), sigma.max(), stack,
-            np.linalg.norm(mean), frob.mean(), frob.max(), frob_sum,
-        ]
-    )  # fmt: skip
+class LayerNorms(NamedTuple):
+    """Norms of the whole layer's Jacobian without and with the router's term, each (8,) in the order of `NORMS`, and
+    the router's share at every token, |J_router|_F / (|J_experts|_F + |J_router|_F), (n,)."""
+
+    experts: Array
+    whole: Array
+    share: Array
 
 
-def router_share(site: Site) -> Array:
-    """The router's share of the whole Jacobian at every token, |J_router|_F / (|J_experts|_F + |J_router|_F), (n,)."""
-    site.need("router_share", "router")
+def layer_norms(site: Site) -> LayerNorms:
+    """Norms of the whole layer's Jacobian and the router's share of it; exact, streamed in pieces of tokens."""
+    parts = [_Norms(site.n), _Norms(site.n)]
     share = np.zeros(site.n)
     for rows, first, second in layer_jacobians(site):
         a, b = np.linalg.norm(first, axis=(1, 2)), np.linalg.norm(second, axis=(1, 2))
         share[rows] = np.divide(b, a + b, out=np.zeros_like(b), where=a + b > 0)
-    return share
+        parts[0].add(rows, first)
+        first += second
+        parts[1].add(rows, first)
+    return LayerNorms(parts[0].finish(), parts[1].finish(), share)
+
+
+class _Norms:
+    """The eight norms of a stack of Jacobians that comes in pieces."""
+
+    def __init__(self, n: int) -> None:
+        self.sigma, self.frob = np.zeros(n), np.zeros(n)
+        self.total: Array | float = 0.0
+        self.moment: Array | float = 0.0
+
+    def add(self, rows: slice, J: Array) -> None:
+        self.sigma[rows] = np.linalg.svd(J, compute_uv=False)[:, 0]
+        self.frob[rows] = np.linalg.norm(J, axis=(1, 2))
+        flat = J.reshape(-1, J.shape[2])
+        self.total = self.total + J.sum(axis=0)
+        self.moment = self.moment + flat.T @ flat
+
+    def finish(self) -> Array:
+        mean, sigma, frob = np.asarray(self.total) / len(self.sigma), self.sigma, self.frob
+        stack = np.sqrt(np.linalg.eigvalsh(self.moment)[-1])
+        of_mean = np.linalg.norm(mean, 2), np.linalg.norm(mean)
+        frob_stack = np.sqrt((frob**2).sum())
+        return np.array([of_mean[0], sigma.mean(), sigma.max(), stack, of_mean[1], frob.mean(), frob.max(), frob_stack])

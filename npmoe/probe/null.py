@@ -14,7 +14,7 @@ def shuffled(site: Site, rng: np.random.Generator) -> Site:
     """The Site with one random permutation of the rows of gates and chosen; x and experts stay.
 
     Rows move as wholes: columns shuffled apart would destroy that two experts share tokens, and show a separation
-    that is not there.
+    that is not there. Permuted gates are no function of x, so the Site has no router: its Jacobian has one term.
 
     Examples
     --------
@@ -25,7 +25,7 @@ def shuffled(site: Site, rng: np.random.Generator) -> Site:
     """
     order = rng.permutation(site.n)
     chosen = None if site.chosen is None else site.chosen[order]
-    return replace(site, gates=site.gates[order], chosen=chosen, name=f"{site.name} shuffled".strip())
+    return replace(site, gates=site.gates[order], chosen=chosen, router=None, name=f"{site.name} shuffled".strip())
 
 
 def thinned(site: Site, target: float, rng: np.random.Generator) -> Site:

@@ -12,8 +12,8 @@ __all__ = ["WEIGHTINGS", "routed_pca"]
 
 Array = np.ndarray
 
-#: Ways to read "PCA of the routed hidden states": covariance weighted by g_e; ordinary PCA of all rows sqrt(g_e) h, or of
-#: all rows g_e h; ordinary PCA of the routed rows alone.
+#: Ways to read "PCA of the routed hidden states": covariance weighted by g_e; ordinary PCA of all rows sqrt(g_e) h, or
+#: of all rows g_e h; ordinary PCA of the routed rows alone.
 WEIGHTINGS = ("gates", "sqrt rows", "scaled rows", "routed rows")
 
 

@@ -170,16 +170,16 @@ def visits(site: Site, over: str = "routed", probe: str = "this probe") -> Itera
 
 
 def site(model: Any, x: Array, name: str = "") -> Site:
-    """The Site of a model on a batch: of its last mixture, or of its last expert where it has no mixture.
+    """The Site of a model on a batch: of its last layer, a mixture or an expert, a residual around it or not.
 
     Parameters
     ----------
-    model : a `MoE`, an expert (one expert, gates of ones), or a `Stack` or `Residual` that holds one of these.
+    model : a `MoE`, an expert (one expert, gates of ones), or a `Stack` or `Residual` that ends in one of these.
     x : array (n, d), what the *model* reads; the Site's own x is what reaches the mixture.
 
     Raises
     ------
-    TypeError : if there is neither a mixture nor an expert in the model.
+    TypeError : if the last layer is neither a mixture nor an expert.
 
     Examples
     --------
@@ -189,6 +189,7 @@ def site(model: Any, x: Array, name: str = "") -> Site:
     >>> s.gates.shape, s.chosen.shape
     ((7, 4), (7, 2))
     """
+    x = check.finite("x", check.matrix("x", x, model.widths[0], "this model"))
     before = Before(None, None, False)
     while True:
         if isinstance(model, MoE):
@@ -196,7 +197,6 @@ def site(model: Any, x: Array, name: str = "") -> Site:
             kept = None if before == Before(None, None, False) else before
             return Site(x, gates, chosen, model.experts, Router(model), kept, name=name)
         if isinstance(model, Expert):
-            x = check.floating("x", x)
             kept = None if before == Before(None, None, False) else before
             return Site(x, np.ones((len(x), 1), x.dtype), None, (model,), None, kept, name=name)
         if isinstance(model, Residual):

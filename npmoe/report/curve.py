@@ -18,18 +18,31 @@ LEFT, RIGHT = 2.0, 98.0  # per cent of the plot's width that the axis uses
 def curve(claim: dict[str, Any], prefix: str) -> dict[str, Any]:
     """The rows of a claim's specification curve, sorted by T, with axis, grid and a note on the scale.
 
-    Returns rows (each with its reading and an SVG), axis and grid (SVG text) and note. The axis is T; where the
-    readings' margins differ it is T in margins, because a count and a log ratio share no unit.
+    Returns rows (each with its reading and an SVG), axis and grid (SVG text), note, and by (what they are sorted by).
+    The axis is T; where the readings' margins differ it is T in margins, because a count and a log ratio share no unit.
     """
-    readings = sorted(claim["readings"], key=lambda r: (_middle(r) is None, -(_middle(r) or 0.0), r["name"]))
-    margins = {r["margin"] for r in readings}
+    margins = {r["margin"] for r in claim["readings"]}
     in_margins = len(margins) > 1 and all(m is not None and m > 0 for m in margins)
+
+    def order(reading: dict[str, Any]) -> tuple[bool, float, str]:
+        middle = _middle(reading)
+        scale = reading["margin"] if in_margins else 1.0
+        return middle is None, -(middle or 0.0) / scale, reading["name"]
+
+    readings = sorted(claim["readings"], key=order)
     place, ticks, bent = _axis(readings, in_margins)
-    notes = ["axis in margins (T / m), because the margins of the readings differ"] if in_margins else []
+    by = "T / m" if in_margins else "T"
+    notes = ["the axis is T / m, because the readings differ in their margin m"] if in_margins else []
     if bent:
-        notes.append("axis stretched near zero and compressed far from it")
+        notes.append("the axis is stretched near zero and compressed far from it")
     rows = [{"reading": r, "svg": _row(r, place, r["margin"] if in_margins else 1.0, prefix)} for r in readings]
-    return {"rows": rows, "axis": _ticks(ticks, place), "grid": _grid(ticks, place, prefix), "note": "; ".join(notes)}
+    return {
+        "rows": rows,
+        "axis": _ticks(ticks, place),
+        "grid": _grid(ticks, place, prefix),
+        "note": "; ".join(notes),
+        "by": by,
+    }
 
 
 def _middle(reading: dict[str, Any]) -> float | None:
@@ -75,7 +88,7 @@ def _nice(low: float, high: float, bend: float | None) -> list[float]:
         first, last = math.floor(math.log10(bend)), math.floor(math.log10(max(-low, high)))
         powers = [10.0**p for p in range(first, last + 1)]
         return [t for t in [-p for p in reversed(powers)] + [0.0, *powers] if low <= t <= high]
-    raw = (high - low) / 5
+    raw = (high - low) / 6
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next(unit * f for f in (1, 2, 2.5, 5, 10) if unit * f >= raw * 0.999)
     return [round(k * step, 12) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
@@ -92,7 +105,8 @@ def _grid(ticks: list[float], place: Any, prefix: str) -> str:
         f'<line class="{"zero" if t == 0 else "tick"}" x1="{place(t):.2f}%" x2="{place(t):.2f}%" y1="0" y2="100%"/>'
         for t in (ticks if 0.0 in ticks else [*ticks, 0.0])
     )
-    return f'<svg class="hidden" width="0" height="0" aria-hidden="true"><defs><g id="{prefix}-grid">{lines}</g></defs></svg>'
+    hidden = '<svg class="hidden" width="0" height="0" aria-hidden="true">'
+    return f'{hidden}<defs><g id="{prefix}-grid">{lines}</g></defs></svg>'
 
 
 def _row(reading: dict[str, Any], place: Any, scale: float, prefix: str) -> str:
@@ -118,15 +132,19 @@ def _row(reading: dict[str, Any], place: Any, scale: float, prefix: str) -> str:
     if low is not None and high is not None:
         parts.append(f'<line class="bar" x1="{at(low)}" x2="{at(high)}" y1="11" y2="11"/>')
     if reading["primary"]:
-        parts += [f'<line class="seed" x1="{at(v)}" x2="{at(v)}" y1="3" y2="19"/>' for v in reading["values"] if v is not None]
+        parts += [
+            f'<line class="seed" x1="{at(v)}" x2="{at(v)}" y1="3" y2="19"/>' for v in reading["values"] if v is not None
+        ]
     if middle is None:
         parts.append(f'<text class="undefined" x="{at(0.0)}" y="15">undefined</text>')
     else:
         mark = "primary" if reading["primary"] else reading["kind"]
         parts.append(f'<use href="#dot-{mark}" x="{at(middle)}" y="11"/>')
-    nulls = "; ".join(f"{null['name']} ({null['kind']}) {interval(null['low'], null['high'])}" for null in reading["nulls"])
+    nulls = "; ".join(
+        f"{null['name']} ({null['kind']}) {interval(null['low'], null['high'])}" for null in reading["nulls"]
+    )
     says = f"T = {number(middle)}, 95 % interval {interval(low, high)}" + (f"; nulls: {nulls}" if nulls else "")
     return (
-        f'<svg class="row" role="img" width="100%" height="{height}"><title>{html.escape(says)}</title>'
-        f"{''.join(parts)}</svg>"
+        f'<svg role="img" width="100%" height="{height}" style="min-height:{height}px">'
+        f"<title>{html.escape(says)}</title>{''.join(parts)}</svg>"
     )

@@ -18,7 +18,10 @@ import numpy as np
 
 from npmoe.report import style, svg
 
-PANEL = (4.5, 3.3)  # inches; the text of an inlined panel is 9 points at 432 pixels, near its size on phones and screens
+PANEL = (
+    4.5,
+    3.3,
+)  # inches; the text of an inlined panel is 9 points at 432 pixels, near its size on phones and screens
 MANY = 1500  # more points than this are drawn as pixels, or a page of megabytes comes out
 
 
@@ -97,7 +100,8 @@ def _canvas(salt: str) -> Iterator[None]:
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(style.matplotlib_settings(salt))
+        for key, value in style.matplotlib_settings(salt).items():
+            matplotlib.rcParams[key] = value  # type: ignore[index]
         yield
 
 
@@ -156,7 +160,13 @@ def _line(ax: Any, x: np.ndarray, y: np.ndarray, look: style.Look, label: str) -
     every = max(1, len(x) // 8)
     pattern: Any = (0, look.dashes) if look.dashes else "solid"
     (line,) = ax.plot(
-        x, y, color=look.colour, linestyle=pattern, marker=look.marker or None, markevery=(every // 2, every), label=label
+        x,
+        y,
+        color=look.colour,
+        linestyle=pattern,
+        marker=look.marker or None,
+        markevery=(every // 2, every),
+        label=label,
     )
     return line
 
@@ -217,7 +227,9 @@ def _hist(ax: Any, mark: dict[str, Any], look: style.Look, panel: dict[str, Any]
     """Counts between edges as a filled outline."""
     edges, counts = _floats(mark["edges"]), np.nan_to_num(_floats(mark["counts"]))
     ax.stairs(counts, edges, color=look.colour, fill=True, alpha=0.18, linewidth=0)
-    return ax.stairs(counts, edges, color=look.colour, linewidth=1.4, linestyle=(0, look.dashes) if look.dashes else "-")
+    return ax.stairs(
+        counts, edges, color=look.colour, linewidth=1.4, linestyle=(0, look.dashes) if look.dashes else "-"
+    )
 
 
 DRAW = {
@@ -247,10 +259,11 @@ def _strips(ax: Any, marks: list[dict[str, Any]], panel: dict[str, Any]) -> None
         known = values[np.isfinite(values)]
         if len(known):
             ax.plot([column - 0.28, column + 0.28], [known.mean()] * 2, color=look.colour, linewidth=1.6)
-    wrap = max(8, 60 // len(names))
-    labels = ["\n".join(textwrap.wrap(name, wrap)) for name in names]
     many = len(names) > 6
-    ax.set_xticks(range(len(names)), labels, rotation=40 if many else 0, ha="right" if many else "center")
+    wrap = 26 if many else max(8, 60 // len(names))
+    labels = ["\n".join(textwrap.wrap(name, wrap)) for name in names]
+    turned = {"rotation": 35, "ha": "right", "rotation_mode": "anchor", "fontsize": 7} if many else {}
+    ax.set_xticks(range(len(names)), labels, **turned)
     ax.set_xlim(-0.6, len(names) - 0.4)
     ax.grid(False, axis="x")
     ax.tick_params(axis="x", length=0)
@@ -303,10 +316,11 @@ def _matrix(ax: Any, mark: dict[str, Any], panel: dict[str, Any]) -> None:
         extent = (0, columns, rows, 0)
         shown = ax.imshow(values, cmap=colours, norm=norm, extent=extent, aspect="auto", interpolation="nearest")
     if rows <= 10 and columns <= 10:
+        decimals = min(max(0, 1 - math.floor(math.log10(limit))), 4)
         for (i, j), value in np.ndenumerate(values.filled(np.nan)):
             deep = abs(value - center) > 0.75 * limit
             colour = "#fdfdfd" if deep else "#111317"  # the cells are the same in light and dark: so is their ink
-            text = style.number(value, 2)
+            text = "–" if math.isnan(value) else f"{value:.{decimals}f}".replace("-", "−")
             ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=6.3, color=colour)
     for set_ticks, labels in ((ax.set_xticks, mark["columns"]), (ax.set_yticks, mark["rows"])):
         step = math.ceil(len(labels) / 16)

@@ -72,7 +72,8 @@ def _page(results: dict[str, Any], figures: list[tuple[str, dict[str, Any]]]) ->
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
-    world.filters |= {"number": style.number, "interval": style.interval, "duration": _duration}
+    world.filters |= {"interval": style.interval, "number": style.number, "plain": _plain, "minus": style.minus}
+    world.globals |= {"estimate": style.estimate, "duration": _duration}
     slugs = _slugs([claim["id"] for claim in results["claims"]] + [f"figure {name}" for name, _ in figures])
     claims = [
         _claim(claim, slugs[claim["id"]], [pair for pair in figures if claim["id"] in pair[1]["claims"]], slugs)
@@ -111,7 +112,9 @@ def _claim(claim: dict[str, Any], slug: str, figures: list[tuple[str, Any]], slu
         "data": claim,
         "slug": slug,
         "primary": primary,
+        "headline": claim["headline"].removeprefix(claim["verdict"]).lstrip(" ;,:"),
         "curve": curve(claim, slug) if claim["readings"] else None,
+        "longest": max((len(reading["name"]) for reading in claim["readings"]), default=0),
         "word": WORDS[claim["verdict"]],
         "figures": [{"slug": slugs[f"figure {name}"], "id": figure["id"]} for name, figure in figures],
         "kinds": sorted({reading["kind"] for reading in claim["readings"]}),
@@ -139,6 +142,11 @@ def _figure(name: str, figure: dict[str, Any], slugs: dict[str, str]) -> dict[st
         ],
         "claims": [{"id": claim, "slug": slugs.get(claim)} for claim in figure["claims"]],
     }
+
+
+def _plain(value: float | None) -> str:
+    """A margin: three digits at most, without trailing zeros."""
+    return style.number(value) if value is None else style.plain(float(f"{value:.3g}"))
 
 
 def _duration(seconds: float | None) -> str:

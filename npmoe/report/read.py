@@ -32,11 +32,18 @@ MARKS = {
     "matrix": ("values",),
     "hist": ("name", "role", "edges", "counts"),
 }
-WORDS = {str: "text", list: "a list", dict: "an object", bool: "true or false", int: "a whole number", float: "a number"}
+WORDS = {
+    str: "text",
+    list: "a list",
+    dict: "an object",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+}
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """The object in a JSON file of schema 1; NaN and infinities come back as None. Raises ValueError that names the file."""
+    """The object in a JSON file of schema 1, NaN and infinities as None. Raises ValueError that names the file."""
     if not path.is_file():
         raise ValueError(f"expected {what} in {path}; there is no such file")
     try:
@@ -80,7 +87,7 @@ def _claim(claim: Any, where: str, at: str) -> None:
     where = f"claim {_need(claim, 'id', str, where, at)}"
     _need(claim, "says", str, where, at)
     _need(claim, "verdict", str, where, at, VERDICTS)
-    for key in ("paper_value", "statistic", "unit", "headline", "rule", "measured", "repeat"):
+    for key in ("paper_value", "statistic", "unit", "headline", "rule", "measured", "note", "repeat"):
         _optional(claim, key, str, "", where, at)
     _optional(claim, "margin", float, None, where, at)
     size = _optional(claim, "size", dict, {}, where, at)
@@ -104,8 +111,7 @@ def _reading(reading: Any, where: str, at: str) -> None:
     _need(reading, "kind", str, where, at, ("measure", "train"))
     _need(reading, "verdict", str, where, at, VERDICTS)
     _optional(reading, "statistic", str, "", where, at)
-    for key in ("margin", "mean"):
-        _optional(reading, key, float, None, where, at)
+    _optional(reading, "margin", float, None, where, at)
     for null in _optional(reading, "nulls", list, [], where, at):
         null_where = f"{where}, null {_interval(null, f'{where}, a null', at)!r}"
         _need(null, "kind", str, null_where, at, ("chance", "control"))
@@ -119,7 +125,7 @@ def _interval(item: Any, where: str, at: str) -> str:
         raise ValueError(f"expected {where} to be an object; got {_shown(item)} {at}")
     name = _need(item, "name", str, where, at)
     _numbers(_optional(item, "values", list, [], f"{where} {name!r}", at), f"{where} {name!r}, values", at)
-    for key in ("low", "high"):
+    for key in ("mean", "low", "high"):
         _optional(item, key, float, None, f"{where} {name!r}", at)
     return name
 
@@ -184,7 +190,12 @@ def _mark(mark: Any, where: str, at: str) -> None:
         return
     lengths = {"hist": ("counts", "edges")}.get(kind, ())
     for key in (k for k in MARKS[kind] if k not in ("name", "role") and (kind, k) != ("band", "values")):
-        _numbers(mark[key], f"{where}, {key}", at, len(mark["x"]) if "x" in MARKS[kind] and isinstance(mark["x"], list) else None)
+        _numbers(
+            mark[key],
+            f"{where}, {key}",
+            at,
+            len(mark["x"]) if "x" in MARKS[kind] and isinstance(mark["x"], list) else None,
+        )
     if lengths and len(mark["edges"]) != len(mark["counts"]) + 1:
         counts, edges = len(mark["counts"]), len(mark["edges"])
         raise ValueError(f"expected {where}, one edge more than counts; got {edges} edges, {counts} counts {at}")
@@ -203,7 +214,9 @@ def _numbers(found: Any, where: str, at: str, length: int | None = None) -> None
 
 def _need(found: dict[str, Any], key: str, kind: type, where: str, at: str, among: tuple[str, ...] = ()) -> Any:
     if key not in found:
-        raise ValueError(f"expected {where} to have {key!r}, {WORDS[kind]}; it has {', '.join(found) or 'nothing'} {at}")
+        raise ValueError(
+            f"expected {where} to have {key!r}, {WORDS[kind]}; it has {', '.join(found) or 'nothing'} {at}"
+        )
     value = found[key]
     fits = isinstance(value, int | float) and not isinstance(value, bool) if kind is float else isinstance(value, kind)
     if not fits or (kind is int and isinstance(value, bool)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from typing import Any, NamedTuple
 
 
@@ -66,17 +67,17 @@ def number(value: float | None, digits: int = 3) -> str:
     """A number as people write it: three significant digits, a true minus, powers of ten in superscript."""
     if value is None or not math.isfinite(value):
         return "–" if value is None or math.isnan(value) else ("∞" if value > 0 else "−∞")
-    text = f"{value:.{digits}g}"
-    if float(text) == 0:
+    if value == 0:
         return "0"
-    if "e" in text or not 1e-3 <= abs(value) < 1e5:
+    if 1e-3 <= abs(value) < 1e5:
+        # 0.30 beside 0.31: trailing zeros are kept, as digits that were measured
+        decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
+        text = f"{value:.{decimals}f}"
+    else:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+        mantissa = mantissa.rstrip("0").rstrip(".")
         power = "10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
         text = {"1": power, "-1": "-" + power}.get(mantissa, f"{mantissa}·{power}")
-    else:
-        # 0.30 beside 0.31: trailing zeros are kept, as digits that were measured
-        text = f"{value:#.{digits}g}".rstrip(".") if abs(value) < 10 ** (digits - 1) else text
     return text.replace("-", "−")
 
 
@@ -89,9 +90,44 @@ def plain(value: float) -> str:
     return number(value, 3)
 
 
-def interval(low: float | None, high: float | None) -> str:
-    """Two ends in brackets, or a dash where both are undefined."""
-    return "–" if low is None and high is None else f"[{number(low)}, {number(high)}]"
+def interval(low: float | None, high: float | None, spare: int = 1) -> str:
+    """Two ends in brackets, to as many decimals as their distance is known (`spare` more than its first digit)."""
+    if low is None and high is None:
+        return "–"
+    decimals = _decimals(low, high, spare)
+    return f"[{_fixed(low, decimals)}, {_fixed(high, decimals)}]"
+
+
+def estimate(middle: float | None, low: float | None, high: float | None) -> str:
+    """A number and its interval, all to the same decimals."""
+    if middle is None or low is None or high is None:
+        return " ".join(part for part in (number(middle), interval(low, high)) if part != "–") or "–"
+    return f"{_fixed(middle, _decimals(low, high, 1))} {interval(low, high)}"
+
+
+def minus(text: str) -> str:
+    """Text with hyphens before digits turned into minus signs: -0.3 but not SC-3."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
+
+
+def _decimals(low: float | None, high: float | None, spare: int) -> int | None:
+    """Decimals for an interval, or None where powers of ten are plainer."""
+    if low is None or high is None or not math.isfinite(low - high):
+        return None
+    size = high - low or max(abs(low), abs(high)) / 10
+    if size == 0:
+        return 0
+    decimals = spare - math.floor(math.log10(size if spare else size / 3))
+    return max(decimals, 0) if decimals <= 6 else None
+
+
+def _fixed(value: float | None, decimals: int | None) -> str:
+    if value is None or decimals is None or not math.isfinite(value):
+        return number(value)
+    text = f"{value:.{decimals}f}"
+    return (
+        "0" if not text.strip("-0.") and decimals == 0 else text.lstrip("-") if not text.strip("-0.") else text
+    ).replace("-", "−")
 
 
 def legend_key(kind: str, role: str, variant: int) -> str:
@@ -100,15 +136,15 @@ def legend_key(kind: str, role: str, variant: int) -> str:
     dash = f' stroke-dasharray="{" ".join(f"{d:g}" for d in drawn.dashes)}"' if drawn.dashes else ""
     line = f'<path d="M1 7H35" class="key-line"{dash}/>'
     hollow = " key-open" if drawn.marker in ("x", "+") else ""
-    dot = f'<path d="{MARKER_PATHS[drawn.marker]}" transform="translate(18 7)" class="key-dot{hollow}"/>'
-    dot = dot if drawn.marker else ""
+    shape = f'<path d="{MARKER_PATHS[drawn.marker or "o"]}" transform="translate(18 7)" class="key-dot{hollow}"/>'
+    dot = shape if drawn.marker else ""
     block = '<path d="M1 1H35V13H1z" class="key-fill"/>'
     parts = {
         "band": block + line + dot,
         "line": line + dot,
-        "points": f'<path d="{MARKER_PATHS[drawn.marker or "o"]}" transform="translate(18 7)" class="key-dot{hollow}"/>',
+        "points": shape,
         "ribbon": block + '<path d="M1 1H35M1 13H35" class="key-line" stroke-dasharray="3 2"/>',
-        "level": line,
+        "level": line if drawn.dashes else line.replace("/>", ' stroke-dasharray="6 2"/>'),
         "vline": '<path d="M18 0V14" class="key-line" stroke-dasharray="2 2"/>',
         "hist": '<path d="M3 14V7H13V2H23V9H33V14z" class="key-fill key-edge"/>',
     }

@@ -8,7 +8,9 @@ import re
 from npmoe.report.style import GRID, INK, MUTED, ROLES
 
 FONTS = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,'Noto Sans','DejaVu Sans',sans-serif"
-VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid"} | {look.colour: f"--r-{role}" for role, look in ROLES.items()}
+VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid"} | {
+    look.colour: f"--r-{role}" for role, look in ROLES.items()
+}
 
 
 def alone(text: str, title: str, caption: str) -> str:
@@ -19,7 +21,7 @@ def alone(text: str, title: str, caption: str) -> str:
 
 
 def inline(text: str, prefix: str, title: str, description: str) -> str:
-    """An SVG to stand inside HTML: ids behind `prefix`, our colours as CSS variables, named for those who hear the page."""
+    """An SVG to stand inside HTML: ids behind `prefix`, our colours as CSS variables, with a name to be read aloud."""
     text = _small(text)
     text = text[text.index("<svg") :]
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
@@ -50,7 +52,7 @@ def _small(text: str) -> str:
 def _flat(text: str) -> str:
     """Without groups that carry nothing, once their ids are gone."""
     out, carrying = [], []
-    for piece in re.split(r"(<g\b[^>]*>|</g>)", text):
+    for piece in re.split(r"(<g\b[^>]*>|</g>)", re.sub(r"<g( [^>]*)?/>", "", text)):
         if piece.startswith("<g"):
             carrying.append(piece != "<g>")
         keep = carrying[-1] if piece.startswith("<g") else carrying.pop() if piece == "</g>" else True

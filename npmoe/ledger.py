@@ -1,0 +1,430 @@
+"""Claims, readings, nulls and the one rule that turns numbers into verdicts; results in and out.
+
+The rule stands in ``docs/verdicts.md`` and was committed before the first recorded run. It knows no paper.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import t as student
+
+__all__ = ["FEWEST_SEEDS", "VERDICTS", "Claim", "Interval", "Null", "Reading", "Size", "interval", "judge", "why"]
+
+SCHEMA = 1
+FEWEST_SEEDS = 5
+VERDICTS = (
+    "reproduced", "so does the null", "reversed", "not reproduced", "undecided", "proved", "refuted", "not tested",
+    "no verdict",
+)  # fmt: skip
+
+
+class Interval(NamedTuple):
+    """Mean over seeds and its two-sided 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def interval(values: Sequence[float] | np.ndarray) -> Interval:
+    """mean +- t(0.975, S-1) sd / sqrt(S) over S seeds; NaN where a seed is undefined or there are under two.
+
+    Examples
+    --------
+    >>> interval([1.0, 2.0, 3.0]).low.__round__(3)
+    -0.484
+    """
+    v = np.asarray(values, dtype=float)
+    if v.size < 2 or not np.isfinite(v).all():
+        mean = float(v.mean()) if v.size and np.isfinite(v).all() else math.nan
+        return Interval(mean, math.nan, math.nan)
+    mean = float(v.mean())
+    half = float(student.ppf(0.975, v.size - 1) * v.std(ddof=1) / math.sqrt(v.size))
+    return Interval(mean, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class Null:
+    """What chance (or a control) gives for the same statistic, one T0 a seed.
+
+    Parameters
+    ----------
+    name : what it is.
+    kind : "chance" or "control"; both count in the rule, and each is named for what it is.
+    values : T0, one for each seed of the reading.
+    """
+
+    name: str
+    kind: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to read a claim, with its numbers.
+
+    Parameters
+    ----------
+    name : short and unique within the claim.
+    kind : "measure" (how it is measured) or "train" (how the model is made).
+    statistic : T in words; the claim says T > 0.
+    margin : m, under which an effect would not matter.
+    values : T, one for each seed.
+    nulls : each with as many values.
+    primary : whether this is the claim's primary reading.
+
+    Raises
+    ------
+    ValueError : for a kind that is neither, a margin that is not positive, or nulls of another number of seeds.
+    """
+
+    name: str
+    kind: str
+    statistic: str
+    margin: float
+    values: tuple[float, ...]
+    nulls: tuple[Null, ...] = ()
+    primary: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("measure", "train"):
+            raise ValueError(f"expected reading {self.name!r} of kind measure or train; got {self.kind!r}")
+        if not self.margin > 0:
+            raise ValueError(f"expected a margin above 0 for reading {self.name!r}; got {self.margin}")
+        for null in self.nulls:
+            if null.kind not in ("chance", "control"):
+                raise ValueError(f"expected null {null.name!r} of kind chance or control; got {null.kind!r}")
+            if len(null.values) != len(self.values):
+                raise ValueError(
+                    f"expected null {null.name!r} of reading {self.name!r} to have {len(self.values)} values, one a "
+                    f"seed; got {len(null.values)}"
+                )
+
+
+def holds(values: Sequence[float], margin: float) -> bool:
+    """T holds: the interval, over at least five seeds, lies above the margin."""
+    return len(values) >= FEWEST_SEEDS and interval(values).low > margin
+
+
+def opposite(values: Sequence[float], margin: float) -> bool:
+    """T is opposite: the interval, over at least five seeds, lies below minus the margin."""
+    return len(values) >= FEWEST_SEEDS and interval(values).high < -margin
+
+
+def excess(reading: Reading, null: Null) -> Interval:
+    """Interval of T - T0, paired by seed."""
+    return interval(np.subtract(reading.values, null.values))
+
+
+def judge(reading: Reading) -> str:
+    """The verdict on one reading (rules 4 to 6).
+
+    reproduced: T holds and is beyond every null (the interval of T - T0 lies above m). so does the null: T holds, and
+    some null's T0 holds too without T being beyond it. reversed: T is opposite. not reproduced: T is absent, its
+    interval within [-m, m]. undecided: all else. Under five seeds: no verdict.
+
+    Examples
+    --------
+    >>> judge(Reading("r", "measure", "T", 0.1, (1.0, 1.1, 0.9, 1.0, 1.0), (Null("n", "chance", (0.0,) * 5),)))
+    'reproduced'
+    """
+    m = reading.margin
+    if len(reading.values) < FEWEST_SEEDS:
+        return "no verdict"
+    _, low, high = interval(reading.values)
+    if low > m:
+        caught = [null for null in reading.nulls if not excess(reading, null).low > m]
+        if not caught:
+            return "reproduced"
+        return "so does the null" if any(holds(null.values, m) for null in caught) else "undecided"
+    if high < -m:
+        return "reversed"
+    return "not reproduced" if low >= -m and high <= m else "undecided"
+
+
+class Size(NamedTuple):
+    """The paper's number, judged apart: what we measured for it, a seed at a time, and the paper's range."""
+
+    values: tuple[float, ...]
+    paper: tuple[float, float]
+    unit: str
+
+    def judgement(self) -> str:
+        """Inside our seeds' range, within a factor 1.5, or outside."""
+        if not all(map(math.isfinite, self.values)):
+            return "not given"
+        low, high = min(self.values), max(self.values)
+        a, b = self.paper
+        if a <= high and b >= low:
+            return "inside our seeds' range"
+        # the two numbers that are nearest to one another
+        ours, theirs = (high, a) if a > high else (low, b)
+        if ours * theirs > 0 and max(ours / theirs, theirs / ours) <= 1.5:
+            return "within a factor 1.5"
+        return "outside"
+
+
+class Beside(NamedTuple):
+    """A number that the page shows beside a claim, for comparison; it enters no verdict."""
+
+    name: str
+    says: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim with its readings, one of them primary.
+
+    Parameters
+    ----------
+    id, says, paper_value : as on the page.
+    readings : all that were run. Empty: not tested.
+    size : the paper's number against ours, or None where it gives none.
+    left_out : names of readings that this run left out.
+    note : what a reader has to know to read the verdict.
+
+    Raises
+    ------
+    ValueError : if there are readings but not exactly one primary, or two of one name.
+    """
+
+    id: str
+    says: str
+    paper_value: str
+    readings: tuple[Reading, ...]
+    size: Size | None = None
+    left_out: tuple[str, ...] = ()
+    beside: tuple[Beside, ...] = ()
+    note: str = ""
+    mute: bool = field(default=False)
+
+    def __post_init__(self) -> None:
+        names = [reading.name for reading in self.readings]
+        if len(set(names)) != len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(f"expected readings of {self.id} with different names; got {', '.join(twice)} twice")
+        if self.readings and sum(reading.primary for reading in self.readings) != 1:
+            raise ValueError(f"expected exactly one primary reading of {self.id}")
+
+    @property
+    def primary(self) -> Reading | None:
+        """The primary reading, or None where the claim was not tested."""
+        return next((reading for reading in self.readings if reading.primary), None)
+
+    @property
+    def verdict(self) -> str:
+        """That of the primary reading, never the best."""
+        if self.primary is None:
+            return "not tested"
+        return "no verdict" if self.mute else judge(self.primary)
+
+    @property
+    def agreement(self) -> dict[str, int]:
+        """In how many readings T holds, and in how many it is opposite."""
+        if self.mute:
+            return {"holds": 0, "reversed": 0, "of": len(self.readings)}
+        return {
+            "holds": sum(holds(r.values, r.margin) for r in self.readings),
+            "reversed": sum(opposite(r.values, r.margin) for r in self.readings),
+            "of": len(self.readings),
+        }
+
+    @property
+    def headline(self) -> str:
+        """The verdict, what kind of null caught it, and whether it depends on the reading."""
+        text, primary = self.verdict, self.primary
+        if text == "so does the null" and primary is not None:
+            text += f" ({', '.join(f'{n.kind}: {n.name}' for n in _catching(primary))})"
+        if self.agreement["holds"] and self.agreement["reversed"]:
+            text += "; depends on the reading"
+        return text
+
+    def as_json(self) -> dict[str, Any]:
+        """The claim as it stands in ``results.json``."""
+        primary = self.primary
+        return {
+            "id": self.id,
+            "says": self.says,
+            "paper_value": self.paper_value,
+            "statistic": primary.statistic if primary else "",
+            "unit": self.size.unit if self.size else "",
+            "margin": primary.margin if primary else None,
+            "verdict": self.verdict,
+            "size": _size_json(self),
+            "agreement": self.agreement,
+            "headline": self.headline,
+            "rule": rule(primary, self.mute) if primary else "No reading was run.",
+            "measured": _measured(primary) if primary else "not tested",
+            "note": self.note,
+            "beside": [
+                {"name": b.name, "says": b.says, "values": _floats(b.values), **_interval_json(interval(b.values))}
+                for b in self.beside
+            ],
+            "left_out": list(self.left_out),
+            "repeat": f"python -m npmoe.reproduce {self.id}",
+            "readings": [_reading_json(reading, self.mute) for reading in self.readings],
+        }
+
+
+def _catching(reading: Reading) -> list[Null]:
+    m = reading.margin
+    return [n for n in reading.nulls if holds(n.values, m) and not excess(reading, n).low > m]
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None  # JSON has no NaN
+
+
+def _floats(values: Sequence[float]) -> list[float | None]:
+    return [_number(value) for value in values]
+
+
+def _interval_json(found: Interval) -> dict[str, float | None]:
+    return {"mean": _number(found.mean), "low": _number(found.low), "high": _number(found.high)}
+
+
+def _size_json(claim: Claim) -> dict[str, str]:
+    if claim.size is None or claim.mute or not all(map(math.isfinite, claim.size.values)):
+        return {"measured": "", "paper": claim.paper_value, "judgement": "not given"}
+    low, high = min(claim.size.values), max(claim.size.values)
+    measured = f"{low:.3g} to {high:.3g} {claim.size.unit}".strip()
+    return {"measured": measured, "paper": claim.paper_value, "judgement": claim.size.judgement()}
+
+
+def _reading_json(reading: Reading, mute: bool) -> dict[str, Any]:
+    nulls = []
+    for null in reading.nulls:
+        beyond = excess(reading, null)
+        nulls.append(
+            {
+                "name": null.name,
+                "kind": null.kind,
+                "values": _floats(null.values),
+                **_interval_json(interval(null.values)),
+                "excess_low": _number(beyond.low),
+                "excess_high": _number(beyond.high),
+            }
+        )
+    return {
+        "name": reading.name,
+        "primary": reading.primary,
+        "kind": reading.kind,
+        "statistic": reading.statistic,
+        "margin": reading.margin,
+        "values": _floats(reading.values),
+        **_interval_json(interval(reading.values)),
+        "nulls": nulls,
+        "verdict": "no verdict" if mute else judge(reading),
+    }
+
+
+def _measured(reading: Reading) -> str:
+    mean, low, high = interval(reading.values)
+    return f"T = {mean:.3g} [{low:.3g}, {high:.3g}]; it would hold above {reading.margin:.3g}"
+
+
+def rule(reading: Reading, mute: bool = False) -> str:
+    """The rule as it was applied to a reading, in words."""
+    m = reading.margin
+    seeds = len(reading.values)
+    if mute or seeds < FEWEST_SEEDS:
+        return f"A quick run of {seeds} seeds on a small model: its numbers show that the path works, and mean nothing."
+    _, low, high = interval(reading.values)
+    text = f"T over {seeds} seeds lies in [{low:.3g}, {high:.3g}], the margin is {m:.3g}: "
+    if math.isnan(low):
+        return text + "in some seed T is not defined, so the claim is undecided."
+    if high < -m:
+        return text + "the interval is below minus the margin, so the claim is reversed."
+    if not low > m:
+        if low >= -m and high <= m:
+            return text + "the interval lies within the margins, so the effect is absent: not reproduced."
+        return text + "the interval crosses a margin, so the claim is undecided."
+    text += "T holds."
+    for null in reading.nulls:
+        beyond, own = excess(reading, null), interval(null.values)
+        over = "beyond it" if beyond.low > m else "not beyond it"
+        also = "; that null holds too" if own.low > m else ""
+        text += (
+            f" Against the {null.kind} null '{null.name}' (T0 in [{own.low:.3g}, {own.high:.3g}]{also}) the excess "
+            f"lies in [{beyond.low:.3g}, {beyond.high:.3g}]: {over}."
+        )
+    return text + f" Verdict: {judge(reading)}."
+
+
+def why(claim: dict[str, Any]) -> str:
+    """A claim of ``results.json`` told in full, as ``--why`` prints it."""
+    lines = [
+        f"{claim['id']}: {claim['says']}",
+        f"  paper: {claim['paper_value']}",
+        f"  verdict: {claim['headline']}",
+        f"  size: {claim['size']['measured'] or 'none measured'} ({claim['size']['judgement']})",
+        f"  T: {claim['statistic']}, margin {_text(claim['margin'])}",
+        f"  rule: {claim['rule']}",
+    ]
+    if claim.get("note"):
+        lines.append(f"  note: {claim['note']}")
+    counts = claim["agreement"]
+    lines.append(f"  readings: holds in {counts['holds']} of {counts['of']}, reversed in {counts['reversed']}")
+    for r in sorted(claim["readings"], key=lambda r: (not r["primary"], r["kind"], r["name"])):
+        mark = "*" if r["primary"] else " "
+        lines.append(
+            f"  {mark} {r['name']} ({r['kind']}): T = {_text(r['mean'])} [{_text(r['low'])}, {_text(r['high'])}], "
+            f"{r['verdict']}"
+        )
+        for n in r["nulls"]:
+            lines.append(
+                f"      {n['kind']} null {n['name']}: T0 = {_text(n['mean'])} [{_text(n['low'])}, {_text(n['high'])}], "
+                f"excess [{_text(n['excess_low'])}, {_text(n['excess_high'])}]"
+            )
+    if claim["left_out"]:
+        lines.append(f"  left out by this run: {', '.join(claim['left_out'])}")
+    for b in claim["beside"]:
+        lines.append(f"  beside: {b['name']} = {_text(b['mean'])} [{_text(b['low'])}, {_text(b['high'])}]; {b['says']}")
+    return "\n".join(lines)
+
+
+def _text(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3g}"
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A ledger of results from a JSON file.
+
+    Raises
+    ------
+    ValueError : if the file is not JSON or of another schema; the message names the file.
+    """
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"expected results as JSON in {path}; got a file that does not parse ({error})") from None
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+        got = results.get("schema") if isinstance(results, dict) else type(results).__name__
+        raise ValueError(f"expected results of schema {SCHEMA} in {path}; got {got!r}")
+    return results
+
+
+def differences(results: dict[str, Any], recorded: dict[str, Any]) -> list[str]:
+    """Where verdicts differ from the recorded ones, a line each; only claims that were run are compared.
+
+    Examples
+    --------
+    >>> one, two = ({"claims": [{"id": "A", "verdict": v}]} for v in ("reversed", "undecided"))
+    >>> differences(one, two)
+    ['A: recorded undecided, now reversed']
+    """
+    known = {claim["id"]: claim["verdict"] for claim in recorded["claims"]}
+    lines = []
+    for claim in results["claims"]:
+        before = known.get(claim["id"])
+        if before is None:
+            lines.append(f"{claim['id']}: not recorded, now {claim['verdict']}")
+        elif before != claim["verdict"]:
+            lines.append(f"{claim['id']}: recorded {before}, now {claim['verdict']}")
+    return lines
