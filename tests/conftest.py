@@ -20,7 +20,7 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def accidents(request):
-    """Division by zero, overflow, NaN out of numbers: errors. So is underflow, unless the test says that it means it."""
+    """Division by zero, overflow, NaN out of numbers: errors; underflow too, unless the test says that it is meant."""
     with np.errstate(all="raise", under="ignore" if request.node.get_closest_marker("underflow") else "raise"):
         yield
 

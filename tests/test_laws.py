@@ -8,15 +8,31 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import CASES, COMPLEX_STEP, DIFFERENCE, EXPERTS, MIXTURES, ORDER, ROUNDING, SINGLE, TRANSPOSE
-from cases import close, margin, mixtures, rows, trees_close
+from cases import (
+    BY_NAME,
+    CASES,
+    COMPLEX_STEP,
+    DIFFERENCE,
+    EXPERTS,
+    MIXTURES,
+    ORDER,
+    ROOM,
+    ROUNDING,
+    SINGLE,
+    TRANSPOSE,
+    close,
+    margin,
+    mixtures,
+    rows,
+    trees_close,
+)
 
 from npmoe.calculus import tree
 
 RNG = 20260
 
 STEP = 1e-30  # of the complex step: its square is nothing beside 1
-STEPS = 2.0 ** -np.arange(7, 20)  # of the finite differences, largest first
+STEPS = 2.0 ** -np.arange(8, 20)  # of the finite differences, largest first
 
 
 # ---- what the laws are made of -------------------------------------------------------------------------------------
@@ -27,9 +43,8 @@ def cotangent(y):
 
 
 def direction(leaf):
-    """Like `leaf`, random, of its scale, so that one step suits parameters of every size."""
-    scale = np.sqrt((leaf * leaf).mean()) if leaf.size else 1.0
-    return np.random.default_rng([RNG, leaf.size]).standard_normal(leaf.shape) * (scale or 1.0)
+    """Like `leaf`, random, of the size of its typical entry, so that one step suits parameters of every scale."""
+    return np.random.default_rng([RNG, leaf.size]).standard_normal(leaf.shape) * (np.median(np.abs(leaf)) or 1.0)
 
 
 def moved(layer, x, v, dx, step):
@@ -39,6 +54,11 @@ def moved(layer, x, v, dx, step):
 
 def output(layer, x):
     return layer.forward(x)[0]
+
+
+def imaginary_part(layer, x):
+    with np.errstate(under="ignore"):  # squares of the step, and slopes of what is saturated: meant to be nothing
+        return output(layer, x).imag / STEP
 
 
 def pullback(layer, x, w=None):
@@ -51,8 +71,8 @@ def stays_in_its_cells(layer, x, v, dx, step):
     """No step up to `step` moves any score so far that another set of experts is chosen: the map is smooth there."""
     ends = [moved(layer, x, v, dx, sign * step) for sign in (-1, 1)]
     for here, *there in zip(mixtures(layer, x), *(list(mixtures(*end)) for end in ends), strict=True):
-        change = max(np.abs(moe.scores(inner) - here[0].scores(here[1])).max() for moe, inner in there)
-        assert (margin(*here) > 4 * change).all(), "the step crosses a boundary of the routing: choose other tokens"
+        changes = [np.abs(moe.scores(inner) - here[0].scores(here[1])).max(axis=1) for moe, inner in there]
+        assert (margin(*here) > 2 * np.maximum(*changes)).all(), "the step crosses a boundary of the routing"
 
 
 def converges(exact, difference, scale):
@@ -81,7 +101,7 @@ def transpose(layer, x):
 def complex_step(layer, x):
     """Along one random direction over all parameters and the input: f(theta + i h v) = f + i h J v, exactly."""
     v, dx = tree.map_leaves(direction, layer), direction(x)
-    Jv = output(*moved(layer, x, v, dx, 1j * STEP)).imag / STEP
+    Jv = imaginary_part(*moved(layer, x, v, dx, 1j * STEP))
     w = cotangent(Jv)
     xbar, bar = pullback(layer, x, w)
     terms = np.concatenate([(tree.flatten(bar) * tree.flatten(v)), (xbar * dx).ravel()])
@@ -90,7 +110,7 @@ def complex_step(layer, x):
 
 def complex_step_of_jacobian(layer, x):
     """The same for the Jacobian, column by column: a wrong row of one token has nowhere to hide."""
-    columns = [output(layer, x + 1j * STEP * e).imag / STEP for e in np.eye(x.shape[1])]
+    columns = [imaginary_part(layer, x + 1j * STEP * e) for e in np.eye(x.shape[1])]
     close(layer.jacobian(x), np.stack(columns, axis=2), COMPLEX_STEP)
 
 
@@ -282,7 +302,7 @@ def sum_of_gated_experts(moe, x):
     close(output(moe, x), sum(gates[:, e, None] * output(f, x) for e, f in enumerate(moe.experts)), ROUNDING)
     first = sum(gates[:, e, None, None] * f.jacobian(x) for e, f in enumerate(moe.experts))
     close(moe.expert_jacobian(x), first, ROUNDING)
-    close(moe.jacobian(x) - moe.expert_jacobian(x), moe.router_jacobian(x), ROUNDING, scale=np.abs(moe.jacobian(x)).max())
+    close(moe.expert_jacobian(x) + moe.router_jacobian(x), moe.jacobian(x), ROUNDING)
     assert chosen.shape == (len(x), moe.k)
     assert (np.sort(chosen, axis=1)[:, 1:] > np.sort(chosen, axis=1)[:, :-1]).all()
 
@@ -319,7 +339,8 @@ def unused_experts_learn_nothing(moe, x):
 OF_ALL = (transpose, complex_step, complex_step_of_jacobian, parameters_only, batch_equals_its_rows)
 OF_ALL += (permuted_tokens, no_tokens, writes_to_nothing, keeps_float32)
 OF_SMOOTH = (gradient, taylor)
-OF_EXPERTS = (jvp_is_the_jacobian, mean_is_the_mean, whole_weights_repeat_rows, weights_have_no_unit, factors_are_the_jacobian)
+OF_EXPERTS = (jvp_is_the_jacobian, mean_is_the_mean, whole_weights_repeat_rows, weights_have_no_unit)
+OF_EXPERTS += (factors_are_the_jacobian,)
 OF_MIXTURES = (relabelled_experts, all_chosen_is_softmax, sum_of_gated_experts, gates_add_up, mean_of_the_mixture)
 OF_MIXTURES += (unused_experts_learn_nothing,)
 
@@ -348,17 +369,15 @@ def test_mixture(law, case):
 def test_tokens_are_routed_by_a_margin(case):
     """The table's own promise: else finite differences and float32 would compare two different routings."""
     for moe, x in mixtures(*case.build()):
-        assert (margin(moe, x) > 0.05).all()
+        assert (margin(moe, x) > ROOM).all()
 
 
 def test_what_the_table_is_for():
     """The cases are as odd as their names say."""
-    from cases import BY_NAME
-
     moe, x = BY_NAME["avoided_expert"].build()
     assert 2 not in moe.route(x)[1]
     moe, x = BY_NAME["ties"].build()
-    assert (margin(moe, x) == 0).sum() >= 2
+    assert (margin(moe, x) == 0).sum() == 4
     moe, x = BY_NAME["more_experts_than_tokens"].build()
     assert len(np.unique(moe.route(x)[1])) < len(moe.experts)
     f, x = BY_NAME["gelu_saturated"].build()

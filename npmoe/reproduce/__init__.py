@@ -1,0 +1,1 @@
+"""Papers reproduced, one folder a paper; `python -m npmoe.reproduce` is the command."""

@@ -1,0 +1,167 @@
+"""`python -m npmoe.reproduce`: every claim beside our number, its spread over seeds and what chance alone gives."""
+
+import argparse
+import difflib
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from npmoe.ledger import differences, read_results, why
+from npmoe.reproduce import run
+from npmoe.reproduce.run import say
+from npmoe.reproduce.soft_clustering.plan import IDS, Plan, plan
+from npmoe.sweep import SweepError
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options, as `--help` shows them."""
+    p = argparse.ArgumentParser(
+        prog="python -m npmoe.reproduce",
+        description="Reproduce a paper's claims: each beside our number, its spread over seeds and what chance gives.",
+        epilog="Exit status: 0 done, 1 a check that was asked for failed, 2 the call was wrong. "
+        "A killed run continues where it stopped when it is called again.",
+    )
+    p.add_argument("what", nargs="*", metavar="sc1|CLAIM", help="a paper (sc1) or claims (SC1.3 SC1.8); default sc1")
+    mode = p.add_mutually_exclusive_group()
+    mode.add_argument("--full", action="store_true", help="every train reading as well, eight seeds: about an hour")
+    mode.add_argument("--quick", action="store_true", help="fifteen seconds on a small model; verdicts mean nothing")
+    p.add_argument("--seeds", type=_positive, metavar="N", help="number of seeds (5; 8 with --full; 2 with --quick)")
+    p.add_argument("--jobs", type=_positive, metavar="N", default=os.cpu_count() or 1, help="runs at once (all cores)")
+    p.add_argument(
+        "--executor",
+        metavar="WHERE",
+        default="processes",
+        help="processes (default), threads, serial, or a dask scheduler such as tcp://host:8786",
+    )
+    p.add_argument("--output", type=Path, metavar="DIR", default=Path("out"), help="where results go (out)")
+    p.add_argument("--fresh", action="store_true", help="compute again what is there already")
+    p.add_argument("--check", action="store_true", help="exit 1 where a verdict differs from the recorded ledger")
+    p.add_argument("--record", action="store_true", help="with --full: make this the recorded ledger")
+    p.add_argument("--why", action="store_true", help="print statistic, margin, readings, nulls and the rule applied")
+    p.add_argument("--list", action="store_true", help="list claims and readings, and run nothing")
+    return p
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1; got {text!r}")
+    return value
+
+
+def claims_of(what: Sequence[str]) -> tuple[str, ...]:
+    """Claim ids that the words of a call name, in the paper's order.
+
+    Raises
+    ------
+    ValueError : for a word that is neither a paper nor a claim; says which is near.
+    """
+    wanted: set[str] = set()
+    by_lower = {id.lower(): id for id in IDS}
+    letters = [id for id in IDS if id.startswith("SC1.10")]
+    for word in what or ["sc1"]:
+        if word.lower() == "sc1":
+            wanted |= set(IDS)
+        elif word.lower() == "sc1.10":
+            wanted |= set(letters)
+        elif word.lower() in by_lower:
+            wanted.add(by_lower[word.lower()])
+        else:
+            near = difflib.get_close_matches(word.upper(), [*IDS, "SC1"], n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"expected sc1 or a claim among {', '.join(IDS)}; got {word!r}{hint}")
+    return tuple(id for id in IDS if id in wanted)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse a call, carry it out, and return its exit status."""
+    p = parser()
+    args = p.parse_args(argv)
+    try:
+        made = plan(claims_of(args.what), full=args.full, quick=args.quick, seeds=args.seeds)
+        if args.record and not (args.full and made.ids == IDS):
+            raise ValueError("expected --record with --full and the whole paper; a part of it is no ledger")
+        if args.check and args.quick:
+            raise ValueError("expected --check without --quick, whose verdicts mean nothing")
+        if args.list:
+            print(listing(made))
+            return DONE
+        return _carry_out(args, made)
+    except (ValueError, SweepError, OSError, ImportError) as error:
+        say(f"{p.prog}: {error}")
+        for note in getattr(error, "__notes__", ()):
+            say(f"  {note}")
+        return WRONG
+    except KeyboardInterrupt:
+        call = " ".join(["python -m npmoe.reproduce", *(argv if argv is not None else sys.argv[1:])])
+        say(f"\ninterrupted; finished runs are in {args.output / 'runs'}. The same call continues there: {call}")
+        return INTERRUPTED
+
+
+def _carry_out(args: argparse.Namespace, made: Plan) -> int:
+    start = time.monotonic()
+    if made.quick:
+        say("quick: a small model and few seeds; its verdicts mean nothing.")
+    claims, drawn = run.make(made, args.output, jobs=args.jobs, where=args.executor, fresh=args.fresh)
+    results = run.results_of(claims, made)
+    kept = run.lesser(args.output, results)
+    if kept:
+        say(f"the page is left as it is: {kept}; give another --output to have one of this call")
+    else:
+        page = run.write(args.output, results, drawn)
+        say(f"{page} ({time.monotonic() - start:.0f} s)")
+    print("\n\n".join(why(claim) for claim in results["claims"]) if args.why else summary(results))
+    if args.record:
+        say(f"recorded in {run.record(results)}")
+    return _check(results) if args.check else DONE
+
+
+def _check(results: dict[str, Any]) -> int:
+    if not run.RECORDED.exists():
+        raise ValueError(f"expected a recorded ledger in {run.RECORDED}; there is none, so there is nothing to check")
+    lines = differences(results, read_results(run.RECORDED))
+    for line in lines:
+        print(f"differs: {line}")
+    print(f"{len(results['claims']) - len(lines)} of {len(results['claims'])} verdicts as recorded")
+    return FAILED if lines else DONE
+
+
+def summary(results: dict[str, Any]) -> str:
+    """The ledger as a table of lines: claim, verdict, agreement of the readings."""
+    rows = [("claim", "verdict", "T [interval]", "readings")]
+    for claim in results["claims"]:
+        primary = next((r for r in claim["readings"] if r["primary"]), None)
+        numbers = "not run"
+        if primary:
+            mean, low, high = ("?" if primary[k] is None else f"{primary[k]:.2f}" for k in ("mean", "low", "high"))
+            numbers = f"{mean} [{low}, {high}]"
+        counts = claim["agreement"]
+        agree = f"holds in {counts['holds']} of {counts['of']}, reversed in {counts['reversed']}"
+        rows.append((claim["id"], claim["headline"], numbers, agree))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)), row[3]]) for row in rows
+    )
+
+
+def listing(made: Plan) -> str:
+    """Claims with the readings that a call would run and those that it would leave out; runs nothing."""
+    lines = []
+    for id, says, run_now, left_out in made.readings():
+        lines.append(f"{id}: {says}")
+        lines += [f"  {'*' if i == 0 else ' '} {name}" for i, name in enumerate(run_now)]
+        if left_out:
+            lines.append(f"    with --full also: {', '.join(left_out)}")
+    return "\n".join([*lines, f"{len(made.configs())} runs, {made.seeds} seeds; * is the primary reading"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

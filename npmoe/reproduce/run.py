@@ -1,0 +1,170 @@
+"""From a plan to a folder: runs, ledger, table, figures as data, page."""
+
+import csv
+import io
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+from threadpoolctl import threadpool_info
+
+import npmoe
+from npmoe.ledger import SCHEMA, Claim, read_results
+from npmoe.reproduce import soft_clustering
+from npmoe.reproduce.soft_clustering.config import Config
+from npmoe.reproduce.soft_clustering.figures import figures
+from npmoe.reproduce.soft_clustering.measure import compute
+from npmoe.reproduce.soft_clustering.plan import IDS, Plan, all_claims
+from npmoe.sweep import executor, source_hash, sweep
+
+__all__ = ["RECORDED", "lesser", "make", "record", "results_of", "write"]
+
+RECORDED = Path(__file__).parent / "recorded.json"
+
+_NOTES = (
+    "A verdict is that of the primary reading, fixed before any run; all other readings are shown.",
+    "About 15 primaries are judged at 95 %: half a false 'holds' among them is to be expected.",
+    "Claims of the kind 'near zero' hold for independent random experts as well: with independent initialization they "
+    "end as 'so does the null' whatever training did.",
+)
+
+
+def make(plan: Plan, folder: Path, *, jobs: int, where: str, fresh: bool) -> tuple[list[Claim], dict[str, Any]]:
+    """Run what a plan needs, or load it from `folder`/runs, and return its claims and its figures as data.
+
+    Raises
+    ------
+    SweepError : where the folder cannot be used; see `npmoe.sweep.sweep`.
+    """
+    configs = plan.configs()
+    with executor(where, min(jobs, len(configs))) as pool:
+        results = sweep(
+            configs,
+            compute,
+            folder / "runs",
+            source=source_hash(*soft_clustering.SOURCES),
+            executor=pool,
+            fresh=fresh,
+            label=_label,
+        )
+    return all_claims(results, plan), figures(results, plan)
+
+
+def _label(config: Config) -> str:
+    kind = "dense" if config.E == 1 else "soft" if config.k == config.E else f"top-{config.k}"
+    return f"{kind}, seed {config.seed}"
+
+
+def results_of(claims: list[Claim], plan: Plan) -> dict[str, Any]:
+    """The ledger as JSON. It holds no times: the same call gives the same bytes on one machine."""
+    mode = "quick" if plan.quick else "full" if plan.full else "default"
+    options = {"quick": " --quick", "full": " --full", "default": ""}[mode]
+    whole = plan.ids == IDS
+    return {
+        "schema": SCHEMA,
+        "npmoe": npmoe.__version__,
+        "mode": mode,
+        "seeds": plan.seeds,
+        "command": f"python -m npmoe.reproduce {'sc1' if whole else ' '.join(plan.ids)}{options}",
+        "title": "Mixture-of-Experts as Soft Clustering: each claim beside our number, its spread and chance",
+        "paper": {
+            "id": "SC1",
+            "title": "Mixture-of-Experts as Soft Clustering: A Dual Jacobian-PCA Spectral Geometry Perspective",
+            "cite": "F. Liu, arXiv 2601.11616 v1",
+        },
+        "environment": environment(),
+        "notes": list(_NOTES),
+        "claims": [claim.as_json() for claim in claims],
+    }
+
+
+def environment() -> dict[str, Any]:
+    """What numbers may depend on: versions, machine, BLAS."""
+    blas = sorted({f"{lib['internal_api']} {lib.get('version') or ''}".strip() for lib in threadpool_info()})
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "blas": ", ".join(blas),
+    }
+
+
+def lesser(folder: Path, new: dict[str, Any]) -> str | None:
+    """Why the page that stands in a folder must not be replaced by a new one, or None.
+
+    Raises
+    ------
+    ValueError : if what stands there is not a ledger that this version reads.
+    """
+    path = folder / "results.json"
+    if not path.exists():
+        return None
+    old = read_results(path)
+    if new["mode"] == "quick" and old["mode"] != "quick":
+        return f"{path} is of a {old['mode']} run and this one was quick"
+    missing = {claim["id"] for claim in old["claims"]} - {claim["id"] for claim in new["claims"]}
+    if missing and old["mode"] != "quick":
+        return f"{path} has claims that this call did not ask for ({', '.join(sorted(missing))})"
+    return None
+
+
+def write(folder: Path, results: dict[str, Any], drawn: dict[str, Any]) -> Path:
+    """results.json, claims.csv, figures and the page, each written aside and renamed; returns the page."""
+    from npmoe.report import write_report
+
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for old in (folder / "figures").glob("*.json"):
+        if old.stem not in drawn:
+            for suffix in (".json", ".svg", ".png"):
+                old.with_suffix(suffix).unlink(missing_ok=True)
+    for name, figure in drawn.items():
+        _replace(folder / "figures" / f"{name}.json", json.dumps(figure, ensure_ascii=False, allow_nan=False) + "\n")
+    _replace(folder / "claims.csv", _table(results))
+    _replace(folder / "results.json", _dump(results))
+    return write_report(folder)
+
+
+def record(results: dict[str, Any]) -> Path:
+    """Make a full run's ledger the recorded one, which the package carries; claims of other papers stay."""
+    ours = {claim["id"] for claim in results["claims"]}
+    others = []
+    if RECORDED.exists():
+        others = [claim for claim in read_results(RECORDED)["claims"] if claim["id"] not in ours]
+    _replace(RECORDED, _dump({**results, "claims": [*results["claims"], *others]}))
+    return RECORDED
+
+
+def _dump(results: dict[str, Any]) -> str:
+    return json.dumps(results, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+
+
+def _replace(path: Path, text: str) -> None:
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def _table(results: dict[str, Any]) -> str:
+    """One row a reading."""
+    out = io.StringIO()
+    columns = ("claim", "reading", "primary", "kind", "statistic", "margin", "mean", "low", "high", "verdict", "nulls")
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(columns)
+    for claim in results["claims"]:
+        for r in claim["readings"]:
+            nulls = "; ".join(f"{n['kind']} {n['name']}: {n['mean']} [{n['low']}, {n['high']}]" for n in r["nulls"])
+            row = {**r, "claim": claim["id"], "reading": r["name"], "nulls": nulls}
+            table.writerow([row[column] for column in columns])
+    return out.getvalue()
+
+
+def say(text: str) -> None:
+    """One line on standard error."""
+    print(text, file=sys.stderr, flush=True)

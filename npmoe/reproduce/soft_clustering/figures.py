@@ -1,0 +1,440 @@
+"""The figures of SC1 redrawn, and two of ours, as data: what to draw in the grammar of `npmoe.report`, not how.
+
+The paper's panels are redrawn by what its text says of them: 1A and 1B norms over training, 1C cosines, 1D spectra, 2A
+and 2B principal components of dense and experts, 3A to 3D soft against top-2. Their layout is ours.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from npmoe.geometry.spectra import defined_mean, energy, marchenko_pastur_k
+from npmoe.reproduce.soft_clustering.claims import Models, Run
+from npmoe.reproduce.soft_clustering.measure import named_steps
+from npmoe.reproduce.soft_clustering.plan import AXES, LATER, Plan, Results, models, setting
+
+__all__ = ["figures"]
+
+Array = np.ndarray
+Mark = dict[str, Any]
+_NAMES = {"dense": "dense", "top2": "top-2 experts", "soft": "soft experts", "wide": "dense, as wide as all experts"}
+_STEPS = {"label": "training step", "scale": "log"}
+
+
+def figures(results: Results, plan: Plan) -> dict[str, dict[str, Any]]:
+    """Every figure that the finished runs allow, by file name."""
+    seeds = [models(results, setting(None, plan.base), seed, plan) for seed in range(plan.seeds)]
+    if any(m.dense is None or m.moe is None or m.soft is None or m.wide is None for m in seeds):
+        return {}  # a call for a few claims alone has not run what the figures show
+    found = {
+        "1A": _norms_dense(seeds),
+        "1B": _norms_moe(seeds),
+        "1C": _cosines(seeds),
+        "1D": _spectra(seeds),
+        "2A": _components_dense(seeds),
+        "2B": _components(seeds, "2B", ("top2",), "What experts see"),
+        "3A": _components(seeds, "3A", ("soft",), "What experts see: soft"),
+        "3B": _components(seeds, "3B", ("top2", "soft"), "What experts see: top-2 beside soft"),
+        "3C": _matrix(seeds, "3C", "soft"),
+        "3D": _matrix(seeds, "3D", "top2"),
+        "sample-size": _sample_size(results, plan, seeds),
+        "router-share": _router_share(seeds),
+        "curvature": _curvature(seeds),
+    }
+    return {name: figure for name, figure in found.items() if figure}
+
+
+def _figure(id: str, title: str, caption: str, source: str, claims: Sequence[str], panels: list[Mark]) -> Mark:
+    return {
+        "schema": 1,
+        "id": id,
+        "title": title,
+        "caption": caption,
+        "source": source,
+        "claims": list(claims),
+        "panels": panels,
+    }
+
+
+def _panel(title: str, x: Mark, y: Mark, marks: Iterable[Mark]) -> Mark:
+    return {"title": title, "x": x, "y": y, "marks": list(marks)}
+
+
+def _axis(label: str, scale: str = "linear") -> Mark:
+    return {"label": label, "scale": scale}
+
+
+def _clean(values: Any) -> Any:
+    """Nested lists of numbers with None for NaN, rounded to what a figure can show."""
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    if isinstance(values, list | tuple):
+        return [_clean(value) for value in values]
+    return None if values is None or not np.isfinite(values) else float(f"{values:.6g}")
+
+
+def _runs(seeds: list[Models], role: str) -> list[Run]:
+    return [getattr(m, {"top2": "moe"}.get(role, role)) for m in seeds]
+
+
+def _over_training(seeds: list[Models], role: str, norm: str, name: str | None = None) -> Mark:
+    """A norm over training as a band over seeds."""
+    runs = _runs(seeds, role)
+    steps = runs[0].arrays["steps"]
+    values = np.stack([run.series(norm) for run in runs])
+    known = (steps > 0) & ~np.isnan(values).any(axis=0)
+    return {
+        "kind": "band",
+        "name": name or _NAMES[role],
+        "role": role,
+        "x": _clean(steps[known]),
+        "values": _clean(values[:, known]),
+    }
+
+
+def _loss(seeds: list[Models], roles: Iterable[str]) -> Mark:
+    marks = []
+    for role in roles:
+        runs = _runs(seeds, role)
+        steps = runs[0].arrays["steps"]
+        values = np.stack([run.arrays["loss"] for run in runs])
+        marks.append(
+            {
+                "kind": "band",
+                "name": _NAMES[role],
+                "role": role,
+                "x": _clean(steps[steps > 0]),
+                "values": _clean(values[:, steps > 0]),
+            }
+        )
+    return _panel("training loss", _STEPS, _axis("mean squared error", "log"), marks)
+
+
+def _norms_dense(seeds: list[Models]) -> Mark:
+    roles = ("dense", "wide")
+    panels = [
+        _panel(title, _STEPS, _axis(label, "log"), [_over_training(seeds, role, norm) for role in roles])
+        for title, label, norm in (
+            ("mean Jacobian (primary)", "leading singular value", "sigma mean"),
+            ("per token, mean", "leading singular value", "sigma token"),
+            ("all tokens stacked", "leading singular value", "sigma stack"),
+        )
+    ]
+    return _figure(
+        "1A",
+        "The dense model's Jacobian norm over training",
+        "Three of the readings of 'the norm', with the training loss beside them. The paper's norm grows from about 5 "
+        "to over 50. The control is a dense model with as many hidden units as all experts together.",
+        "paper figure 1A",
+        ("SC1.1",),
+        [*panels, _loss(seeds, roles)],
+    )
+
+
+def _norms_moe(seeds: list[Models]) -> Mark:
+    early = {"kind": "vline", "x": float(named_steps(seeds[0].moe.config)[1]), "name": "step 250"}
+    mean = [_over_training(seeds, role, "sigma mean") for role in ("top2", "soft", "dense")]
+    steps = seeds[0].moe.arrays["steps"]
+    layer = [
+        {
+            "kind": "band",
+            "name": name,
+            "role": role,
+            "x": _clean(steps[steps > 0]),
+            "values": _clean(np.stack([m.moe.arrays["layer"][steps > 0, i] for m in seeds])),
+        }
+        for i, (name, role) in enumerate([("without the router's term", "experts"), ("with it", "other")])
+    ]
+    token = [_over_training(seeds, role, "sigma token") for role in ("top2", "dense")]
+    value = _axis("leading singular value", "log")
+    return _figure(
+        "1B",
+        "The mixture's Jacobian norm over training",
+        "Where the norm of the experts stops growing, the loss has reached what the mixture can interpolate: read both "
+        "together. The paper says a plateau after about 250 steps.",
+        "paper figure 1B",
+        ("SC1.2",),
+        [
+            _panel("experts' mean Jacobians (primary)", _STEPS, value, [*mean, early]),
+            _panel("experts, per token", _STEPS, value, [*token, early]),
+            _panel("whole top-2 layer, mean Jacobian", _STEPS, value, [*layer, early]),
+            _loss(seeds, ("top2", "soft", "dense", "wide")),
+        ],
+    )
+
+
+def _pairs(cos: Array) -> Array:
+    return cos[np.triu_indices(len(cos), 1)]
+
+
+def _histogram(name: str, role: str, values: Array, edges: Array) -> Mark:
+    counts, _ = np.histogram(np.clip(values[~np.isnan(values)], edges[0], edges[-1]), edges)
+    return {"kind": "hist", "name": name, "role": role, "edges": _clean(edges), "counts": counts.tolist()}
+
+
+def _cosines(seeds: list[Models]) -> Mark:
+    groups = [
+        ("trained", "top2", np.concatenate([_pairs(m.moe.arrays["cosines"][1]) for m in seeds])),
+        ("untrained", "untrained", np.concatenate([_pairs(m.moe.arrays["cosines"][0]) for m in seeds])),
+    ]
+    if all(m.independent_moe is not None for m in seeds):
+        apart = np.concatenate([_pairs(m.independent_moe) for m in seeds if m.independent_moe is not None])
+        groups.append(("experts of different seeds", "null", apart))
+    limit = 1.05 * max(float(np.nanmax(np.abs(values))) for _, _, values in groups)
+    edges = np.linspace(-limit, limit, 41)
+    bounds = [{"kind": "vline", "x": x, "name": "the paper's range"} for x in (-0.01, 0.015)]
+    steps = seeds[0].moe.arrays["steps"]
+    rms = [
+        {
+            "kind": "band",
+            "name": _NAMES[role],
+            "role": role,
+            "x": _clean(steps[steps > 0]),
+            "values": _clean(np.stack([run.arrays["rms cos"][steps > 0] for run in _runs(seeds, role)])),
+        }
+        for role in ("top2", "soft")
+    ]
+    chance = {"kind": "level", "name": "1/d, two random matrices", "role": "null", "y": 1 / seeds[0].moe.config.d}
+    return _figure(
+        "1C",
+        "Cosines between the experts' mean Jacobians",
+        "All pairs of top-2 experts of all seeds, trained, untrained, and experts that never met. Near zero is what "
+        "two random matrices give.",
+        "paper figure 1C",
+        ("SC1.3", "SC1.9"),
+        [
+            _panel(
+                "all pairs",
+                _axis("cosine"),
+                _axis("pairs"),
+                [*(_histogram(name, role, values, edges) for name, role, values in groups), *bounds],
+            ),
+            _panel("over training", _STEPS, _axis("root mean square cosine", "log"), [*rms, chance]),
+        ],
+    )
+
+
+def _spectra(seeds: list[Models]) -> Mark:
+    r = seeds[0].moe.arrays["mean sigma"].shape[-1]
+    index = np.arange(1, r + 1)
+
+    def band(role: str, snapshot: int, power: int | None, name: str, style: str) -> Mark:
+        values = []
+        for run in _runs(seeds, role):
+            sigma = run.arrays["mean sigma"][snapshot]  # (E, r)
+            values.append(defined_mean((sigma if power is None else energy(sigma**power)).T))
+        return {"kind": "band", "name": name, "role": style, "x": _clean(index), "values": _clean(np.stack(values))}
+
+    def bands(power: int | None) -> list[Mark]:
+        return [
+            *(band(role, -1, power, _NAMES[role], role) for role in ("dense", "top2", "soft")),
+            band("top2", 0, power, "untrained experts", "untrained"),
+        ]
+
+    tokens = []
+    for role in ("dense", "top2", "soft"):
+        values = np.stack([defined_mean(run.arrays["token energy"][1].T) for run in _runs(seeds, role)])
+        mark = {"kind": "band", "name": _NAMES[role], "role": role, "x": _clean(index), "values": _clean(values)}
+        tokens.append(mark)
+    order = _axis("index")
+    return _figure(
+        "1D",
+        "Singular values of the Jacobians",
+        "Left: spectra of the mean Jacobians. Middle: their energy, cumulative shares of sigma squared. Right: the "
+        "same for each token's own Jacobian, averaged. A curve that lies higher holds its energy in fewer directions.",
+        "paper figure 1D",
+        ("SC1.4", "SC1.5"),
+        [
+            _panel("mean Jacobian", order, _axis("singular value", "log"), bands(None)),
+            _panel("energy of the mean Jacobian", order, _axis("cumulative share of sigma^2"), bands(2)),
+            _panel("energy per token", order, _axis("cumulative share of sigma^2"), tokens),
+        ],
+    )
+
+
+def _cumulative(seeds: list[Models], role: str) -> Mark:
+    """Cumulative variance, mean over experts, as a band over seeds."""
+    values = np.stack([defined_mean(energy(run.arrays["pca"][0]).T) for run in _runs(seeds, role)])
+    x = np.arange(1, values.shape[1] + 1)
+    return {"kind": "band", "name": _NAMES[role], "role": role, "x": _clean(x), "values": _clean(values)}
+
+
+def _level() -> Mark:
+    return {"kind": "level", "name": "90 % of the variance", "role": "other", "y": 0.9}
+
+
+def _components_dense(seeds: list[Models]) -> Mark:
+    names = ("x", "before GELU", "after GELU", "output", "x uncentred", "32 rows", "trajectory", "Jacobian rows")
+    strips = []
+    for i, name in enumerate(names):
+        k90 = [float(m.dense.arrays["hidden k90"][i]) for m in seeds]
+        strips.append({"kind": "strip", "name": name, "role": "dense", "values": _clean(k90)})
+        null = [float(m.dense.arrays["gaussian k90"][i]) for m in seeds]
+        strips.append({"kind": "strip", "name": name, "role": "null", "values": _clean(null)})
+    paper = {"kind": "level", "name": "paper: about 3", "role": "paper", "y": 3.0}
+    return _figure(
+        "2A",
+        "How many components hold 90 % of a dense model's variance",
+        "Left: cumulative variance of what enters the dense layer. Right: k@0.9 of all that the text may mean, beside "
+        "Gaussians of as many rows. None comes near the paper's three.",
+        "paper figure 2A",
+        ("SC1.6",),
+        [
+            _panel("what enters the layer", _axis("components"), _axis("cumulative variance"),
+                   [_cumulative(seeds, "dense"), _level()]),
+            _panel("other readings", _axis("reading"), _axis("k@0.9", "log"), [*strips, paper]),
+        ],
+    )  # fmt: skip
+
+
+def _components(seeds: list[Models], id: str, roles: Sequence[str], title: str) -> Mark:
+    marks = [_cumulative(seeds, role) for role in (*roles, "dense")]
+    null = [
+        {
+            "kind": "points",
+            "name": f"{_NAMES[role]}, gates shuffled",
+            "role": "null",
+            "x": _clean([float(run.arrays["shuffled k90"][:, 0].mean()) for run in _runs(seeds, role)]),
+            "y": [0.9] * len(seeds),
+        }
+        for role in roles
+    ]
+    strips = []
+    for role in roles:
+        k90 = [run.ranks("k90", 0) for run in _runs(seeds, role)]
+        shuffled = [float(run.arrays["shuffled k90"][:, 0].mean()) for run in _runs(seeds, role)]
+        strips.append({"kind": "strip", "name": role, "role": role, "values": _clean(k90)})
+        strips.append({"kind": "strip", "name": f"{role} shuffled", "role": "null", "values": _clean(shuffled)})
+    same = [m.dense.thinned("k90", 0, m.moe.n_eff) for m in seeds]
+    strips.append({"kind": "strip", "name": "dense at top-2's n_eff", "role": "control", "values": _clean(same)})
+    claims = {"2B": ("SC1.7",), "3A": ("SC1.8",), "3B": ("SC1.7", "SC1.8")}[id]
+    return _figure(
+        id,
+        title,
+        "Cumulative variance of the hidden states weighted by an expert's gates, mean over experts. What chance gives "
+        "stands beside it: the same gates given to other tokens, and the dense model on as few effective tokens.",
+        f"paper figure {id}",
+        claims,
+        [
+            _panel(
+                "routed hidden states", _axis("components"), _axis("cumulative variance"), [*marks, *null, _level()]
+            ),
+            _panel("k@0.9 a seed", _axis("model"), _axis("k@0.9"), strips),
+        ],
+    )
+
+
+def _matrix(seeds: list[Models], id: str, role: str) -> Mark:
+    cos = _runs(seeds, role)[0].arrays["cosines"]
+    labels = [str(e) for e in range(len(cos[1]))]
+    off = ~np.eye(len(labels), dtype=bool)
+    limit = float(np.nanmax(np.abs(cos[:, off])))
+
+    def panel(title: str, table: Array) -> Mark:
+        mark = {
+            "kind": "matrix",
+            "name": "cosine",
+            "values": _clean(np.where(off, table, np.nan)),
+            "rows": labels,
+            "columns": labels,
+            "center": 0,
+            "limit": _clean(limit),
+        }
+        return _panel(title, _axis("expert"), _axis("expert"), [mark])
+
+    name = _NAMES[role]
+    return _figure(
+        id,
+        f"Alignment of {name}, pair by pair",
+        f"Cosines between the mean Jacobians of the {name} of seed 0, trained and untrained, on one colour scale.",
+        f"paper figure {id}",
+        ("SC1.9",),
+        [panel("trained", cos[1]), panel("untrained", cos[0])],
+    )
+
+
+def _sample_size(results: Results, plan: Plan, seeds: list[Models]) -> Mark:
+    """k@0.9 of every expert against its n_eff, over all settings that were run on isotropic inputs."""
+    points: dict[str, tuple[list[float], list[float]]] = {"top2": ([], []), "soft": ([], []), "null": ([], [])}
+    axes = [axis for axis in AXES if set(axis.change) <= {"n", "k"}] + [
+        axis for axis in LATER["a"] if set(axis.change) == {"temperature"}
+    ]
+    for axis in (None, *axes):
+        for seed in range(plan.seeds):
+            m = models(results, setting(axis, plan.base), seed, plan)
+            for run in (m.moe, m.soft):
+                if run is None:
+                    continue
+                role = "soft" if run.config.k == run.config.E else "top2"
+                points[role][0].extend(run.arrays["n_eff"].tolist())
+                points[role][1].extend(run.arrays["k90"][0].tolist())
+                points["null"][0].append(run.n_eff)
+                points["null"][1].append(float(run.arrays["shuffled k90"][:, 0].mean()))
+    names = {"top2": "top-k experts", "soft": "soft experts", "null": "gates shuffled (mean of experts)"}
+    marks: list[Mark] = [
+        {"kind": "points", "name": names[role], "role": role, "x": _clean(x), "y": _clean(y)}
+        for role, (x, y) in points.items()
+    ]
+    sizes = seeds[0].dense.arrays["thin n_eff"]
+    plain = np.stack([m.dense.arrays["thin k90"][:, 0] for m in seeds])
+    marks.append(
+        {"kind": "band", "name": "plain Gaussian of n_eff rows", "role": "dense", "x": _clean(sizes),
+         "values": _clean(plain)}
+    )  # fmt: skip
+    grid = np.geomspace(sizes[0], sizes[-1], 40)
+    theory = [marchenko_pastur_k(0.9, plan.base.d, n) for n in grid]
+    marks.append(
+        {"kind": "line", "name": "Marchenko-Pastur law", "role": "other", "x": _clean(grid), "y": _clean(theory)}
+    )
+    return _figure(
+        "S1",
+        "Are Figures 2 and 3 one law of sample size?",
+        "k@0.9 of what each expert sees, against its effective number of tokens n_eff, over batch sizes, k and "
+        "temperatures that were run. Real gates, shuffled gates and plain Gaussian samples of n_eff rows: where they "
+        "coincide, the number of components says how many tokens an expert has, and nothing about specialization.",
+        "ours",
+        ("SC1.7", "SC1.8"),
+        [_panel("every expert", _axis("n_eff", "log"), _axis("k@0.9 of x weighted by g"), marks)],
+    )
+
+
+def _router_share(seeds: list[Models]) -> Mark:
+    steps = named_steps(seeds[0].moe.config)
+    panels = []
+    for role in ("top2", "soft"):
+        shares = np.stack([run.arrays["router share"] for run in _runs(seeds, role)])  # (seed, 4, n)
+        quantiles = np.quantile(shares, [0.05, 0.5, 0.95], axis=(0, 2))  # (3, 4)
+        x = _clean(np.array(steps, float))
+        marks = [
+            {"kind": "ribbon", "name": "5 to 95 % of tokens", "role": "null", "x": x, "low": _clean(quantiles[0]),
+             "high": _clean(quantiles[2])},
+            {"kind": "line", "name": "median token", "role": role, "x": x, "y": _clean(quantiles[1])},
+        ]  # fmt: skip
+        panels.append(_panel(_NAMES[role], _axis("training step"), _axis("share of the Frobenius norm"), marks))
+    return _figure(
+        "S2",
+        "The term that the papers drop",
+        "The router's term of the whole Jacobian, sum of f_e dg_e^T, as a share of both terms' norms, at every token, "
+        "over all seeds: untrained, at step 250, half-way and at the end.",
+        "ours",
+        ("SC1.2",),
+        panels,
+    )
+
+
+def _curvature(seeds: list[Models]) -> Mark:
+    strips = []
+    for role in ("dense", "top2", "soft"):
+        for end, when in enumerate(("untrained", "trained")):
+            values = [float(defined_mean(run.arrays["curvature"][end])) for run in _runs(seeds, role)]
+            style = role if end else "untrained"
+            strips.append({"kind": "strip", "name": f"{role}, {when}", "role": style, "values": _clean(values)})
+    return _figure(
+        "S3",
+        "Curvature itself",
+        "Norm of the second derivatives (root mean square over tokens, closed form) of dense model and experts.",
+        "ours",
+        ("SC1.11",),
+        [_panel("Hessian's norm", _axis("model"), _axis("Hessian norm", "log"), strips)],
+    )

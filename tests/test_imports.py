@@ -1,0 +1,175 @@
+"""The picture of imports in docs/architecture.md, held against every import statement: they run one way."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "npmoe"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+EVERYTHING = {"calculus", "model", "geometry", "probe", "data", "ledger", "sweep", "report", "reproduce"}
+
+#: What each room of npmoe may import besides itself. "" is the package's own front, `import npmoe`.
+ROOMS = {
+    "calculus": set(),
+    "model": {"calculus"},
+    "geometry": {"calculus"},
+    "probe": {"model", "geometry", "calculus"},
+    "data": {"calculus"},
+    "ledger": {"calculus"},
+    "sweep": {"calculus"},
+    "report": {"calculus", "ledger"},
+    "reproduce": EVERYTHING | {""},
+    "verify": EVERYTHING | {""},
+    "checkpoint": EVERYTHING | {""},
+    "testing": EVERYTHING | {""},
+    "": {"model", "probe"},
+}
+
+#: What a room may import from other people, at the top of a file; then, only inside functions.
+CORE = {"numpy", "scipy"}
+AT_THE_TOP = {"ledger": CORE, "sweep": {"numpy", "threadpoolctl", "tqdm"}, "report": {"numpy", "jinja2"}}
+AT_THE_TOP |= {"reproduce": {*CORE, "tqdm", "threadpoolctl"}, "verify": CORE, "checkpoint": CORE, "testing": CORE}
+INSIDE = {"sweep": {"distributed"}, "report": {"matplotlib"}}
+INSIDE |= {"verify": {"torch", "jax", "autograd", "mpmath"}, "checkpoint": {"transformers", "safetensors"}}
+INSIDE |= {"testing": {"torch", "jax", "pytest"}}
+
+
+def module_of(path):
+    """("npmoe", "model", "moe") of npmoe/model/moe.py; a package is its own folder."""
+    parts = ("npmoe", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def room_of(module):
+    return module[1] if len(module) > 1 else ""
+
+
+def imports(source, module, is_package):
+    """(dotted module that is imported, whether inside a function) for every import statement, at any depth."""
+
+    def walk(node, inside):
+        if isinstance(node, ast.Import):
+            yield from ((tuple(alias.name.split(".")), inside) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            here = module if is_package else module[:-1]
+            base = here[: len(here) - node.level + 1] if node.level else ()
+            base += tuple(node.module.split(".")) if node.module else ()
+            if base == ("npmoe",):  # `from npmoe import geometry` names a room; `from npmoe import MoE` the front
+                for alias in node.names:
+                    yield (("npmoe", alias.name) if alias.name in ROOMS else base), inside
+            else:
+                yield base, inside
+        inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child, inside)
+
+    return list(walk(ast.parse(source), False))
+
+
+def faults(source, module, is_package=False):
+    """Imports of one file that the picture does not allow, in words."""
+    room = room_of(module)
+    found = []
+    for name, inside in imports(source, module, is_package):
+        if name[0] == "npmoe":
+            target = room_of(name)
+            if target != room and target not in ROOMS[room]:
+                found.append(f"{room or 'npmoe'} imports {target or 'npmoe'}")
+        elif name[0] not in sys.stdlib_module_names:
+            allowed = AT_THE_TOP.get(room, CORE) | (INSIDE.get(room, set()) if inside else set())
+            if name[0] not in allowed:
+                found.append(f"{room or 'npmoe'} imports {name[0]} {'inside a function' if inside else 'at the top'}")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: ".".join(module_of(path)))
+def test_imports_run_one_way(path):
+    module = module_of(path)
+    assert room_of(module) in ROOMS, "a new room: put it into the picture, and into this table"
+    assert faults(path.read_text(encoding="utf-8"), module, path.name == "__init__.py") == []
+
+
+def test_the_picture_has_no_way_round():
+    """However far one goes along it, no room comes back to itself."""
+
+    def reach(room):
+        below = ROOMS[room] - {room}
+        return below.union(*map(reach, below))
+
+    for room in EVERYTHING - {"reproduce"}:
+        assert room not in reach(room)
+    assert not {"model", "geometry"} <= reach("model") | {"model"}
+    assert not {"model", "geometry"} <= reach("geometry") | {"geometry"}
+    for room in ("ledger", "sweep", "report", "data"):
+        assert not reach(room) & {"reproduce", "model", "probe"}
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "fault"),
+    [
+        ("model/moe", "import npmoe.geometry.pca as pca", "model imports geometry"),
+        ("model/moe", "from npmoe.geometry import pca", "model imports geometry"),
+        ("model/moe", "from npmoe import geometry", "model imports geometry"),
+        ("model/moe", "from ..geometry.pca import n_eff", "model imports geometry"),
+        ("model/moe", "from .. import geometry", "model imports geometry"),
+        ("model/moe", "def f():\n    from npmoe.geometry import pca", "model imports geometry"),
+        (
+            "model/moe",
+            "if True:\n    try:\n        import npmoe.probe\n    except ImportError: pass",
+            "model imports probe",
+        ),
+        ("model/moe", "import npmoe", "model imports npmoe"),
+        ("geometry/pca", "from npmoe.model import moe", "geometry imports model"),
+        ("calculus/tree", "from npmoe.model import moe", "calculus imports model"),
+        ("probe/site", "from npmoe.ledger import judge", "probe imports ledger"),
+        ("ledger", "from npmoe.reproduce.soft_clustering import config", "ledger imports reproduce"),
+        ("sweep", "from npmoe.model.train import fit", "sweep imports model"),
+        ("report/page", "from npmoe.probe.site import site", "report imports probe"),
+        ("data/synthetic", "from npmoe.model.moe import MoE", "data imports model"),
+        ("model/moe", "import matplotlib.pyplot", "model imports matplotlib at the top"),
+        ("report/marks", "import matplotlib", "report imports matplotlib at the top"),
+        ("report/marks", "class A:\n    import matplotlib", "report imports matplotlib at the top"),
+        ("reproduce/figures", "def f():\n    import matplotlib", "reproduce imports matplotlib inside a function"),
+        ("probe/site", "import torch", "probe imports torch at the top"),
+        ("probe/site", "from tqdm import tqdm", "probe imports tqdm at the top"),
+    ],
+)
+def test_a_planted_import_is_caught(file, source, fault):
+    assert faults(source, ("npmoe", *file.split("/"))) == [fault]
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("model/moe", "import math, numpy as np\nfrom scipy.special import ndtr\nfrom npmoe.calculus import check"),
+        ("model/moe", "from . import adam\nfrom .expert import GeluExpert\nfrom ..calculus import tree"),
+        ("probe/site", "from npmoe.model.moe import MoE\nfrom npmoe.geometry import pca"),
+        ("report/marks", "def draw():\n    import matplotlib.figure"),
+        ("reproduce/sc1", "import npmoe\nfrom npmoe import site\nfrom npmoe.report import write_report"),
+    ],
+)
+def test_what_the_picture_allows_is_no_fault(file, source):
+    assert faults(source, ("npmoe", *file.split("/"))) == []
+
+
+def loaded(code):
+    """Names of the modules that a fresh Python has after running a piece of code."""
+    run = [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"]
+    return set(subprocess.run(run, check=True, capture_output=True, text=True, timeout=120).stdout.split())
+
+
+def test_neither_matplotlib_nor_a_framework_is_loaded_by_import_npmoe():
+    modules = loaded("import npmoe")
+    assert "npmoe.model.moe" in modules
+    assert not modules & {"matplotlib", "jinja2", "tqdm", "torch", "jax", "autograd", "mpmath", "distributed", "dask"}
+
+
+def test_nor_by_all_of_the_package_together():
+    names = [".".join(module_of(path)) for path in FILES if path.stem != "__main__"]
+    modules = loaded("\n".join(f"import {name}" for name in names))
+    assert set(names) <= modules
+    assert not modules & {"matplotlib", "torch", "jax", "autograd", "mpmath", "distributed", "dask", "transformers"}
