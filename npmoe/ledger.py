@@ -117,8 +117,9 @@ def opposite(values: Sequence[float], margin: float) -> bool:
 
 
 def excess(reading: Reading, null: Null) -> Interval:
-    """Interval of T - T0, paired by seed."""
-    return interval(np.subtract(reading.values, null.values))
+    """Interval of T - T0, paired by seed; NaN where a seed's difference is not finite."""
+    with np.errstate(invalid="ignore"):  # infinity minus infinity is "undefined", not an error
+        return interval(np.subtract(reading.values, null.values))
 
 
 def judge(reading: Reading) -> str:
@@ -156,7 +157,7 @@ class Size(NamedTuple):
 
     def judgement(self) -> str:
         """Inside our seeds' range, within a factor 1.5, or outside."""
-        if not all(map(math.isfinite, self.values)):
+        if not self.values or not all(map(math.isfinite, self.values)):
             return "not given"
         low, high = min(self.values), max(self.values)
         a, b = self.paper
@@ -325,8 +326,8 @@ def _reading_json(reading: Reading, mute: bool) -> dict[str, Any]:
 
 
 def _measured(reading: Reading) -> str:
-    mean, low, high = interval(reading.values)
-    return f"T = {mean:.3g} [{low:.3g}, {high:.3g}]; it would hold above {reading.margin:.3g}"
+    mean, low, high = map(_text, interval(reading.values))
+    return f"T = {mean} [{low}, {high}], margin {reading.margin:.3g}"
 
 
 def rule(reading: Reading, mute: bool = False) -> str:
@@ -336,9 +337,9 @@ def rule(reading: Reading, mute: bool = False) -> str:
     if mute or seeds < FEWEST_SEEDS:
         return f"A quick run of {seeds} seeds on a small model: its numbers show that the path works, and mean nothing."
     _, low, high = interval(reading.values)
-    text = f"T over {seeds} seeds lies in [{low:.3g}, {high:.3g}], the margin is {m:.3g}: "
     if math.isnan(low):
-        return text + "in some seed T is not defined, so the claim is undecided."
+        return f"In some of {seeds} seeds T is not defined, so the claim is undecided."
+    text = f"T over {seeds} seeds lies in [{low:.3g}, {high:.3g}], the margin is {m:.3g}: "
     if high < -m:
         return text + "the interval is below minus the margin, so the claim is reversed."
     if not low > m:
@@ -351,8 +352,8 @@ def rule(reading: Reading, mute: bool = False) -> str:
         over = "beyond it" if beyond.low > m else "not beyond it"
         also = "; that null holds too" if own.low > m else ""
         text += (
-            f" Against the {null.kind} null '{null.name}' (T0 in [{own.low:.3g}, {own.high:.3g}]{also}) the excess "
-            f"lies in [{beyond.low:.3g}, {beyond.high:.3g}]: {over}."
+            f" Against the {null.kind} null '{null.name}' (T0 in [{_text(own.low)}, {_text(own.high)}]{also}) the "
+            f"excess lies in [{_text(beyond.low)}, {_text(beyond.high)}]: {over}."
         )
     return text + f" Verdict: {judge(reading)}."
 
@@ -390,7 +391,7 @@ def why(claim: dict[str, Any]) -> str:
 
 
 def _text(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3g}"
+    return "undefined" if value is None or math.isnan(value) else f"{value:.3g}"
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -407,6 +408,9 @@ def read_results(path: Path) -> dict[str, Any]:
     if not isinstance(results, dict) or results.get("schema") != SCHEMA:
         got = results.get("schema") if isinstance(results, dict) else type(results).__name__
         raise ValueError(f"expected results of schema {SCHEMA} in {path}; got {got!r}")
+    claims = results.get("claims")
+    if not isinstance(claims, list) or not all(isinstance(c, dict) and {"id", "verdict"} <= set(c) for c in claims):
+        raise ValueError(f"expected claims with id and verdict in {path}; it has none or others")
     return results
 
 

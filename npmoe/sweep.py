@@ -234,7 +234,7 @@ def _read(path: Path, config: C, label: Callable[[C], str]) -> Arrays:
 # The folder
 
 
-def _claim(folder: Path) -> ExitStack:
+def claim(folder: Path) -> ExitStack:
     """Make, check, lock, tidy and mark the folder; leaving the context, or dying, gives it back."""
     with ExitStack() as stack:
         try:
@@ -335,7 +335,7 @@ def sweep(
         raise SweepError("expected each config to have an id of its own; two read the same as JSON")
     # The number of OpenBLAS threads belongs to the process: in a pool of threads, the first run to end would set the
     # others free if the limit were not held out here too.
-    with _claim(folder), threadpool_limits(1):
+    with claim(folder), threadpool_limits(1):
         done = {c: _read(path, c, label) for c, path in paths.items() if not fresh and path.exists()}
         missing = [config for config in paths if config not in done]
         runs = closing(_finished(executor, compute, missing, label))

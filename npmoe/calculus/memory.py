@@ -15,7 +15,7 @@ def keep_heap() -> bool:
 
     A layer of half a megabyte an array allocates and frees the same blocks at every step. By default glibc
     unmaps them, and touching them again costs a page fault for every 4 KB, which is more than the arithmetic
-    (GELU of (512, 128): 18 ns an element against 8). ``fit`` and the sweep call this; other allocators are
+    (GELU of (512, 128): 18 ns an element against 8). ``fit`` and ``Factored.leading`` call this; other allocators are
     left alone.
 
     Returns

@@ -49,7 +49,7 @@ def write_report(output: Path) -> Path:
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
-    half = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    half = path.with_name(f".{path.name}.tmp")
     try:
         half.write_bytes(content)
         os.replace(half, path)

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from npmoe.reproduce.soft_clustering.config import Config
 from npmoe.reproduce.soft_clustering.figures import figures
 from npmoe.reproduce.soft_clustering.measure import compute
 from npmoe.reproduce.soft_clustering.plan import IDS, Plan, all_claims
-from npmoe.sweep import executor, source_hash, sweep
+from npmoe.sweep import claim, executor, source_hash, sweep
 
 __all__ = ["RECORDED", "lesser", "make", "record", "results_of", "write"]
 
@@ -107,10 +108,11 @@ def lesser(folder: Path, new: dict[str, Any]) -> str | None:
     if not path.exists():
         return None
     old = read_results(path)
-    if new["mode"] == "quick" and old["mode"] != "quick":
-        return f"{path} is of a {old['mode']} run and this one was quick"
+    mode = old.get("mode")
+    if new["mode"] == "quick" and mode != "quick":
+        return f"{path} is of a {mode} run and this one was quick"
     missing = {claim["id"] for claim in old["claims"]} - {claim["id"] for claim in new["claims"]}
-    if missing and old["mode"] != "quick":
+    if missing and mode != "quick":
         return f"{path} has claims that this call did not ask for ({', '.join(sorted(missing))})"
     return None
 
@@ -119,6 +121,11 @@ def write(folder: Path, results: dict[str, Any], drawn: dict[str, Any]) -> Path:
     """results.json, claims.csv, figures and the page, each written aside and renamed; returns the page."""
     from npmoe.report import write_report
 
+    with claim(folder / "runs"):  # two calls that end at once must not take each other's files
+        return _write(folder, results, drawn, write_report)
+
+
+def _write(folder: Path, results: dict[str, Any], drawn: dict[str, Any], page: Callable[[Path], Path]) -> Path:
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for old in (folder / "figures").glob("*.json"):
         if old.stem not in drawn:
@@ -128,7 +135,7 @@ def write(folder: Path, results: dict[str, Any], drawn: dict[str, Any]) -> Path:
         _replace(folder / "figures" / f"{name}.json", json.dumps(figure, ensure_ascii=False, allow_nan=False) + "\n")
     _replace(folder / "claims.csv", _table(results))
     _replace(folder / "results.json", _dump(results))
-    return write_report(folder)
+    return page(folder)
 
 
 def record(results: dict[str, Any]) -> Path:
@@ -146,9 +153,13 @@ def _dump(results: dict[str, Any]) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    aside = path.with_name(f".{path.name}.tmp")  # one name for all calls: what a kill leaves, the next call takes over
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def _table(results: dict[str, Any]) -> str:

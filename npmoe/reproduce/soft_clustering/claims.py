@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npmoe.geometry.spectra import cosines, defined_mean, rms_cosine, share
+from npmoe.geometry.spectra import cosines, defined_mean, k_at, rms_cosine, share
 from npmoe.probe.function import NORMS
 from npmoe.probe.representation import WEIGHTINGS
-from npmoe.reproduce.soft_clustering.config import Config
+from npmoe.reproduce.soft_clustering.config import Config, generator
 from npmoe.reproduce.soft_clustering.measure import HIDDEN, named_steps
 
 __all__ = ["CLAIMS", "RATIO", "Models", "Run", "Spec", "Way", "independent_cosines"]
@@ -364,14 +364,28 @@ def _sc1_5() -> tuple[Way, ...]:
 # ---- principal components ----------------------------------------------------------------------------------------
 
 
+def _walk(m: Models) -> float:
+    """6 minus k@0.9 of random walks seen at the snapshots' steps: smooth, as a trajectory is, and otherwise chance."""
+    rng = generator(m.dense.config.seed, "gaussian", part=1)
+    gaps = np.sqrt(np.diff(m.dense.arrays["steps"]))[:, None]  # (s - 1, 1)
+    k90 = []
+    for _ in range(m.dense.config.draws):
+        walk = np.cumsum(gaps * rng.standard_normal((len(gaps), 2048)), axis=0)
+        walk = np.vstack([np.zeros_like(walk[:1]), walk])  # (s, 2048)
+        walk -= walk.mean(axis=0)
+        k90.append(k_at(np.maximum(np.linalg.eigvalsh(walk @ walk.T), 0)))
+    return 6 - float(np.mean(k90))
+
+
 def _sc1_6() -> tuple[Way, ...]:
     def way(i: int) -> Way:
+        walk = (("random walk at the same steps", "chance", _walk),) if HIDDEN[i] == "training trajectory" else ()
         return Way(
             HIDDEN[i],
             f"6 minus k@0.9 (eigenvalues of the covariance) of the dense model's {HIDDEN[i]}",
             lambda m: 6 - float(m.dense.arrays["hidden k90"][i]),
             COUNT,
-            (("Gaussian of as many rows", "chance", lambda m: 6 - float(m.dense.arrays["gaussian k90"][i])),),
+            (("Gaussian of as many rows", "chance", lambda m: 6 - float(m.dense.arrays["gaussian k90"][i])), *walk),
         )
 
     return tuple(way(i) for i in range(len(HIDDEN)))

@@ -133,7 +133,8 @@ def _norms_dense(seeds: list[Models]) -> Mark:
 
 
 def _norms_moe(seeds: list[Models]) -> Mark:
-    early = {"kind": "vline", "x": float(named_steps(seeds[0].moe.config)[1]), "name": "step 250"}
+    step = named_steps(seeds[0].moe.config)[1]
+    early = {"kind": "vline", "x": float(step), "name": f"step {step}"}
     mean = [_over_training(seeds, role, "sigma mean") for role in ("top2", "soft", "dense")]
     steps = seeds[0].moe.arrays["steps"]
     layer = [
@@ -151,8 +152,8 @@ def _norms_moe(seeds: list[Models]) -> Mark:
     return _figure(
         "1B",
         "The mixture's Jacobian norm over training",
-        "Where the norm of the experts stops growing, the loss has reached what the mixture can interpolate: read both "
-        "together. The paper says a plateau after about 250 steps.",
+        "Does the norm stop growing where the mixture begins to interpolate? Read it beside the loss. The paper says a "
+        "plateau after about 250 steps.",
         "paper figure 1B",
         ("SC1.2",),
         [
@@ -277,7 +278,7 @@ def _components_dense(seeds: list[Models]) -> Mark:
         "2A",
         "How many components hold 90 % of a dense model's variance",
         "Left: cumulative variance of what enters the dense layer. Right: k@0.9 of all that the text may mean, beside "
-        "Gaussians of as many rows. None comes near the paper's three.",
+        "Gaussians of as many rows. The paper says about three.",
         "paper figure 2A",
         ("SC1.6",),
         [

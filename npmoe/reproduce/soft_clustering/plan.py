@@ -152,9 +152,8 @@ class Plan:
     def _parts(self) -> list[tuple[Setting, tuple[str, ...]]]:
         """Settings and the models that are read of each."""
         primary = setting(None, self.base)
-        parts = []
+        parts = [(primary, _all_reads(spec)) for spec in self.specs()]
         for spec in self.specs():
-            parts.append((primary, _all_reads(spec)))
             if self.full:
                 parts += [(setting(axis, self.base), _without_control(spec)) for axis in _axes_of(spec, self.base)]
         for letter in self.letters():

@@ -1,0 +1,1 @@
+"""Timings, side by side. Benchmarks are not tests: nothing here passes or fails."""
