@@ -154,6 +154,11 @@ def _avoided(rng):
     return mixture(rng, 4, 5, 3, 2, bias=np.array([0.3, 0.0, -100.0, -0.2]))
 
 
+def _faint(rng):
+    """A soft mixture that hardly listens to expert 2: gates of 1e-4 count."""
+    return mixture(rng, 3, 4, 5, 3, bias=np.array([0.3, 0.0, -9.0]))
+
+
 def _lonely(rng):
     """Each of 12 experts gets two of the six tokens, if any."""
     return mixture(rng, 12, 3, 2, 1, renormalize=False)
@@ -243,6 +248,7 @@ MIXTURES = (
     Case("one_token", lambda rng: mixture(rng, 4, 5, 3, 2), n=1),
     Case("one_of_everything", lambda rng: mixture(rng, 1, 1, 1, 1, bias=rng.standard_normal(1)), n=1),
     Case("avoided_expert", _avoided),
+    Case("faint_expert", _faint),
     Case("more_experts_than_tokens", _lonely),
     Case("ties", _tied, smooth=False),
     Case("ties_not_renormalized", lambda rng: _tied(rng, renormalize=False), smooth=False),

@@ -48,6 +48,9 @@ def test_chosen_is_not_what_has_a_gate():
     np.testing.assert_array_equal(r.chosen, [[0, 1, 2]])
     np.testing.assert_array_equal(r.on, [[True, True, True, False]])
     np.testing.assert_array_equal(r.gates, [[1, 0, 0, 0]])
+    moe, x = BY_NAME["underflowing_chosen_gate"].build()
+    rows_of = [x[rows] for rows in moe.forward(x)[1].rows]
+    np.testing.assert_array_equal([len(rows) for rows in rows_of], np.bincount(moe.route(x)[1].ravel(), minlength=5))
 
 
 @pytest.mark.parametrize("renormalize", [True, False])

@@ -379,6 +379,7 @@ def test_experts_alike_share_numbers_and_no_memory(rng):
         (3,),
     )
     assert init.gelu_moe(rng, 3, 4, 5, 2).bias is None
+    assert init.gelu_moe(rng, 3, 4, 5, 2, bias=True, dtype=np.float32).bias.dtype == np.float32
 
 
 def test_a_bias_changes_nothing_else():

@@ -168,10 +168,10 @@ def _table(results: dict[str, Any]) -> str:
     columns = ("claim", "reading", "primary", "kind", "statistic", "margin", "mean", "low", "high", "verdict", "nulls")
     table = csv.writer(out, lineterminator="\n")
     table.writerow(columns)
-    for claim in results["claims"]:
-        for r in claim["readings"]:
+    for of in results["claims"]:
+        for r in of["readings"]:
             nulls = "; ".join(f"{n['kind']} {n['name']}: {n['mean']} [{n['low']}, {n['high']}]" for n in r["nulls"])
-            row = {**r, "claim": claim["id"], "reading": r["name"], "nulls": nulls}
+            row = {**r, "claim": of["id"], "reading": r["name"], "nulls": nulls}
             table.writerow([row[column] for column in columns])
     return out.getvalue()
 

@@ -92,11 +92,12 @@ def _reads(spec: Spec, axis: Axis) -> bool:
 
 
 def _defined(spec: Spec, axis: Axis, base: Config) -> bool:
-    """Left out: T is 0 by construction, or not defined."""
+    """Left out: T is 0 by construction, not defined, or the primary's T again."""
     return not (
         (spec.id == "SC1.2" and axis.change.get("steps", base.steps) <= 250)  # no change after step 250
         or (spec.id in ("SC1.8", "SC1.9") and axis.change.get("k") == base.E)  # soft against soft
         or axis.change.get("k", 1) > base.E
+        or (spec.id == "SC1.6" and not {"n", "front", "shared_batch"} & set(axis.change))  # x is what it was
         or (spec.id == "SC1.11" and "activation" in axis.change)  # the closed form is the exact GELU's
     )
 
