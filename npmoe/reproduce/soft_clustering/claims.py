@@ -155,6 +155,14 @@ class Spec:
 # ---- norms over training ---------------------------------------------------------------------------------------------
 
 
+def _stack(when: str) -> Statistic:
+    return lambda m: m.dense.norm("sigma stack", when)
+
+
+def _final_loss(which: str) -> Statistic:
+    return lambda m: float(_need(getattr(m, which)).arrays["loss"][-1])
+
+
 def _growth(run: Run, norm: str, since: str, of: str = "experts") -> float:
     return log(run.norm(norm, "end", of) / run.norm(norm, since, of))
 
@@ -480,6 +488,14 @@ CLAIMS = (
         _sc1_1(),
         (lambda m: m.dense.norm(PRIMARY_NORM, "end"), (50, inf), "(norm at the end)"),
         "Descriptive: there is no chance null, only a control.",
+        tuple(
+            (
+                f"leading value of the stacked Jacobians, {words}",
+                f"the reading whose size is nearest to the paper's, {paper}",
+                _stack(when),
+            )
+            for words, when, paper in (("untrained", "start", "about 5"), ("at the end", "end", "over 50"))
+        ),
     ),
     Spec(
         "SC1.2",
@@ -489,6 +505,14 @@ CLAIMS = (
         _sc1_2(),
         (lambda m: _settled(m.moe), (200, 300), "steps until within 10 % of the end"),
         "Judged on the experts. The control asks whether a dense model that can interpolate has the same plateau.",
+        tuple(
+            (
+                f"training loss at the end, {words}",
+                "the control and the mixture can fit the batch, the dense baseline cannot",
+                _final_loss(which),
+            )
+            for words, which in (("dense", "dense"), ("top-2", "moe"), ("dense as wide as all experts", "wide"))
+        ),
     ),
     Spec(
         "SC1.3",
@@ -560,7 +584,14 @@ CLAIMS = (
         "SC1.11",
         "Ours: the paper measures slopes and speaks of curvature; are second derivatives of experts smaller as well?",
         "not measured",
-        ("dense", "moe"),
+        ("dense", "moe", "wide"),
         _sc1_11(),
+        beside=(
+            (
+                "log of the Hessian's norm, dense over a dense model as wide as all experts",
+                "above 0: width does to curvature what experts do",
+                lambda m: log(m.dense.arrays["curvature"][1, 0] / _need(m.wide).arrays["curvature"][1, 0]),
+            ),
+        ),
     ),
 )

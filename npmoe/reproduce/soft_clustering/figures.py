@@ -307,8 +307,9 @@ def _components(seeds: list[Models], id: str, roles: Sequence[str], title: str) 
         shuffled = [float(run.arrays["shuffled k90"][:, 0].mean()) for run in _runs(seeds, role)]
         strips.append({"kind": "strip", "name": role, "role": role, "values": _clean(k90)})
         strips.append({"kind": "strip", "name": f"{role} shuffled", "role": "null", "values": _clean(shuffled)})
-    same = [m.dense.thinned("k90", 0, m.moe.n_eff) for m in seeds]
-    strips.append({"kind": "strip", "name": "dense at top-2's n_eff", "role": "control", "values": _clean(same)})
+        same = [m.dense.thinned("k90", 0, run.n_eff) for m, run in zip(seeds, _runs(seeds, role), strict=True)]
+        name = f"dense at the n_eff of {role}"
+        strips.append({"kind": "strip", "name": name, "role": "control", "values": _clean(same)})
     claims = {"2B": ("SC1.7",), "3A": ("SC1.8",), "3B": ("SC1.7", "SC1.8")}[id]
     return _figure(
         id,
