@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from cases import ROUNDING, close, gelu, linear, mixture, norm, swiglu
 
+import npmoe
 from npmoe import GeluExpert, MoE, Residual, RMSNorm, Stack, SwigluExpert, init
 from npmoe.calculus import tree
 from npmoe.calculus.factored import Factored
+from npmoe.probe import function
 
 d, h, o, E = 3, 5, 2, 4
 zeros = np.zeros
@@ -223,3 +225,19 @@ def test_numbers_of_numpy_are_numbers(good):
     moe = replace(good.moe, k=np.int64(3), temperature=np.float32(2), renormalize=np.bool_(False))
     same = replace(good.moe, k=3, temperature=2, renormalize=False)
     np.testing.assert_array_equal(moe.forward(good.x)[0], same.forward(good.x)[0])
+
+
+def test_products_with_a_stack_want_one_vector_a_token(rng):
+    J = npmoe.init.dense(rng, d=3, h=4).linearize(rng.standard_normal((5, 3)))
+    for product in (J.apply, J.apply_transpose):
+        with pytest.raises(ValueError, match=r"expected [vu] of shape \(5, 3\) of this stack; got \(3,\)"):
+            product(np.ones(3))
+
+
+def test_probes_of_gelu_experts_say_so(rng):
+    swiglu = npmoe.site(npmoe.init.swiglu_moe(rng, E=2, d=3, h=4, k=1), rng.standard_normal((5, 3)))
+    for probe in (function.curvature, function.weight_norms):
+        with pytest.raises(ValueError, match="got SwigluExpert"):
+            probe(swiglu)
+    with pytest.raises(TypeError, match="expected a MoE, an expert"):
+        npmoe.site({"router": 1}, np.ones((2, 3)))

@@ -492,6 +492,43 @@ def ranks(which, seed, weighting, measure=components, order=slice(None)):
     return np.mean([measure(np.linalg.eigvalsh(C)) for C in covariances(x, gates, weighting)])
 
 
+def n_eff(which, seed):
+    gates = model(which, seed).route(batch(replace(TINY, seed=seed)).x)[0]
+    return np.mean(gates.sum(axis=0) ** 2 / (gates**2).sum(axis=0))
+
+
+@functools.cache
+def thin(which, seed):
+    """n_eff of the random subsets of `which`, their k@0.9, and of the mean Jacobian leading values, before and after."""
+    x, rng = batch(replace(TINY, seed=seed)).x, generator(seed, "thin")
+    ends = [npmoe.site(model(which, seed, step), x) for step in (0, -1)]
+    most = TINY.n if which == "dense" else n_eff(which, seed)
+    sizes = [*(size for size in (16, 24) if size < most), most]
+    k90, sigma = [], []
+    for size in sizes:
+        draws = [thinned(ends[1], size, rng) if size < most else ends[1] for _ in range(TINY.draws)]
+        k90.append(
+            np.mean(
+                [components(np.linalg.eigvalsh(C)) for s in draws for C in covariances(s.x, s.gates, WEIGHTINGS[0])]
+            )
+        )
+        if which == "dense":
+            both = [[thinned(end, size, rng) if size < most else end for _ in range(TINY.draws)] for end in ends]
+            sigma.append([np.mean([norm_of("sigma mean", s.experts[0], s.x) for s in draws]) for draws in both])
+    return sizes, k90, sigma
+
+
+def at_n_eff(which, seed, of, end=None):
+    sizes, k90, sigma = thin(which, seed)
+    values = k90 if end is None else [pair[end] for pair in sigma]
+    return np.interp(math.log(n_eff(of, seed)), np.log(sizes), values)
+
+
+def equal_n_eff(which, seed, end=1):
+    x = batch(replace(TINY, seed=seed)).x
+    return math.log(at_n_eff("dense", seed, which, end) / norm_of("sigma mean", model(which, seed, -end), x))
+
+
 def shuffles(seed):
     rng = generator(seed, "null")
     return [rng.permutation(TINY.n) for _ in range(TINY.draws)]
@@ -587,6 +624,15 @@ SECOND = {
     ("SC1.4", "mean of the SVDs, at equal steps"): lambda s: log_ratio("sigma token", "moe", s),
     ("SC1.4", "soft, SVD of the mean, at equal steps"): lambda s: log_ratio("sigma mean", "soft", s),
     ("SC1.4", "soft, mean of the SVDs, at equal steps"): lambda s: log_ratio("sigma token", "soft", s),
+    ("SC1.4", "SVD of the mean, at equal n_eff"): lambda s: equal_n_eff("moe", s),
+    ("SC1.4", "SVD of the mean, at equal n_eff", "untrained"): lambda s: equal_n_eff("moe", s, 0),
+    ("SC1.4", "soft, SVD of the mean, at equal n_eff"): lambda s: equal_n_eff("soft", s),
+    ("SC1.7", WEIGHTINGS[0], "dense at the same n_eff"): lambda s: math.log(
+        at_n_eff("dense", s, "moe") / ranks("dense", s, WEIGHTINGS[0])
+    ),
+    ("SC1.8", f"k@0.9, {WEIGHTINGS[0]}", "soft at top-2's n_eff"): lambda s: (
+        ranks("soft", s, WEIGHTINGS[0]) - at_n_eff("soft", s, "moe")
+    ),
     **{
         ("SC1.5", f"{soft}{of}, {kind}"): lambda s, w=which, p=power, t=tokens: (
             shares(w, s, p, t) - shares("dense", s, p, t)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_laws import STEP, converges, cotangent, direction, output
 
+import npmoe
 from npmoe import MoE
 from npmoe.calculus import tree
 from npmoe.calculus.scalar import softmax
@@ -264,3 +265,15 @@ def test_gates_over_drawn_scores(E, n, scale, seed, data):
     close(whole.gates, kept.gates / kept.gates.sum(axis=1, keepdims=True), ROUNDING)
     assert (np.diff(np.take_along_axis(kept.gates, kept.chosen, axis=1), axis=1) <= 0).all()
     assert (np.where(kept.on, -np.inf, scores).max(axis=1) <= np.where(kept.on, scores, np.inf).min(axis=1)).all()
+
+
+def test_weighted_mean_of_the_whole_layer_is_that_of_its_jacobians(rng):
+    moe = npmoe.init.gelu_moe(rng, E=4, d=5, h=6, k=2, temperature=0.7, bias=True)
+    x, w = rng.standard_normal((9, 5)), rng.random(9)
+    w[3] = 0
+    for router in (True, False):
+        J = moe.jacobian(x) if router else moe.expert_jacobian(x)
+        mean = moe.mean_jacobian(x, w, router=router)
+        np.testing.assert_allclose(mean, np.einsum("n,nod->od", w / w.sum(), J), rtol=0, atol=1e-13 * np.abs(J).max())
+    with pytest.raises(ValueError, match="positive sum"):
+        moe.mean_jacobian(x, np.zeros(9))

@@ -218,3 +218,13 @@ def test_softmax_vjp_leaves_no_shift(rng):
 @pytest.mark.parametrize("function", [softmax, logsumexp])
 def test_nan_scores_give_nan(function):
     assert np.isnan(function(np.array([0.0, np.nan, 1.0]))).all()
+
+
+@pytest.mark.parametrize("far", [1e20, 1e155, 1e300])
+def test_far_out_the_activations_are_their_asymptotes_and_nothing_overflows(far):
+    z = np.array([-far, far])
+    for activation in (scalar.gelu, scalar.gelu_tanh):
+        a, slope = activation(z)
+        np.testing.assert_array_equal(a, [0, far])
+        np.testing.assert_array_equal(slope, [0, 1])
+    np.testing.assert_array_equal(scalar.gelu_curvature(z), [0, 0])

@@ -20,7 +20,7 @@ def floating(name: str, value: Any) -> np.ndarray:
     """
     array = np.asarray(value)
     if array.dtype.kind not in "fc":
-        raise TypeError(f"expected {name} to be an array of floats; got {_kind(array)}")
+        raise TypeError(f"expected {name} to be an array of floats; got {_kind(value)}")
     return array
 
 

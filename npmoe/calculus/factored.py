@@ -94,6 +94,7 @@ class Factored:
 
     def apply(self, v: Array) -> Array:
         """J_n v_n for every token (the jvp): v (n, d) -> (n, o)."""
+        v = check.shaped("v", v, (len(self), self.R.shape[2]), "this stack")
         hidden = self.S[0] * (v @ self.R[0].T)  # (n, h)
         for S, R in zip(self.S[1:], self.R[1:], strict=True):
             hidden += S * (v @ R.T)
@@ -101,6 +102,7 @@ class Factored:
 
     def apply_transpose(self, u: Array) -> Array:
         """J_n^T u_n for every token (the vjp): u (n, o) -> (n, d)."""
+        u = check.shaped("u", u, (len(self), self.L.shape[0]), "this stack")
         hidden = u @ self.L  # (n, h)
         out = (hidden * self.S[0]) @ self.R[0]
         for S, R in zip(self.S[1:], self.R[1:], strict=True):
@@ -285,7 +287,7 @@ def _project_out(v: Array, V: Array) -> None:
 
 
 def _rescale(values: Array, sizes: list[float]) -> Array:
-    """values times all sizes, in an order that overflows only where the result does; dtype kept."""
+    """values times all sizes, the most extreme first, so that two that cancel do; dtype kept."""
     for size in sorted(sizes, key=lambda size: -abs(np.log(size))):
         values = values * values.dtype.type(size)
     return values

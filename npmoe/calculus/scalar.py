@@ -63,7 +63,9 @@ def normal(z: Array) -> tuple[Array, Array]:
     for start in range(0, flat.size, _PIECE):
         end = min(start + _PIECE, flat.size)
         work = (buffer[: end - start] for buffer in (u, m, base, cell))
-        _normal_piece(flat[start:end], flat_Phi[start:end], flat_N[start:end], *work)
+        # z^2 may be infinite, and exp(-z^2/2) may vanish: N is then 0, as it should be
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            _normal_piece(flat[start:end], flat_Phi[start:end], flat_N[start:end], *work)
     return Phi, N
 
 
@@ -74,8 +76,7 @@ def _normal_piece(z: Array, Phi: Array, N: Array, u: Array, m: Array, base: Arra
     np.clip(z, one(-_EDGE), one(_EDGE), out=m)
     np.multiply(m, one(_CELLS), out=u)
     np.rint(u, out=u)
-    with np.errstate(invalid="ignore"):  # a NaN gets some cell; it stays NaN through u
-        np.copyto(cell, u, casting="unsafe")
+    np.copyto(cell, u, casting="unsafe")  # a NaN gets some cell; it stays NaN through u
     cell += np.int32(_EDGE * _CELLS)
     _TABLE[z.dtype].take(cell, mode="clip", out=base)  # Phi(z0)
     u *= one(-1 / _CELLS)
@@ -136,8 +137,9 @@ def gelu_curvature(z: Array) -> Array:
     >>> gelu_curvature(np.array([0.0, 2.0**0.5])).round(4) + 0.0
     array([0.7979, 0.    ])
     """
-    z2 = z * z
-    return (2 - z2) * _INV_SQRT_2PI * np.exp(-z2 / 2)
+    with np.errstate(over="ignore", under="ignore"):  # exp(-1000) is 0, and nothing changes beyond
+        z2 = z * z if np.iscomplexobj(z) else np.minimum(z * z, 2e3)
+        return (2 - z2) * _INV_SQRT_2PI * np.exp(-z2 / 2)
 
 
 def gelu_tanh(z: Array) -> tuple[Array, Array]:
@@ -153,7 +155,8 @@ def gelu_tanh(z: Array) -> tuple[Array, Array]:
     (array([0.    , 1.9546]), array([0.5   , 1.0861]))
     """
     c, b = np.sqrt(2 / np.pi).item(), 0.044715
-    z2 = z * z
+    with np.errstate(over="ignore"):
+        z2 = z * z if np.iscomplexobj(z) else np.minimum(z * z, 1e4)  # tanh is +-1 long before z = 100
     t = np.tanh(c * z * (1 + b * z2))
     half = (1 + t) / 2
     return z * half, half + z * (1 - t * t) * (c / 2 * (1 + 3 * b * z2))

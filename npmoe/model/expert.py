@@ -129,7 +129,8 @@ class GeluExpert(Expert):
     def hessian_norm(self, x: Array) -> Array:
         """Norm of the second derivative at every token, sqrt(sum_oij (d2 f_o / dx_i dx_j)^2), x (n, d) -> (n,).
 
-        The square is c^T [(W2^T W2) * (W1 W1^T)^2] c, squares element-wise, c = gelu''(z): one h x h matrix.
+        The square is c^T [(W2^T W2) * (W1 W1^T)^2] c, squares element-wise, c = gelu''(z): one h x h matrix. Where
+        the units' second derivatives cancel it is the root of a difference, exact to sqrt(eps) of their size.
         """
         if self.activation != "gelu":
             raise ValueError(f"expected the exact GELU, whose curvature is known; got {self.activation!r}")

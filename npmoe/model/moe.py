@@ -167,20 +167,29 @@ class MoE:
         routing = self.routing(x)
         return self._outputs(x, routing) @ self._gates_jacobian(routing)
 
-    def mean_jacobian(self, x: Array, router: bool = True) -> Array:
-        """Mean over tokens of the whole layer's Jacobian, (o, d), with or without the router's term; closed form."""
+    def mean_jacobian(self, x: Array, weights: Array | None = None, *, router: bool = True) -> Array:
+        """Weighted mean over tokens of the whole layer's Jacobian, (o, d), in closed form.
+
+        Parameters
+        ----------
+        x : array (n, d).
+        weights : array (n,), non-negative, not all zero; equal unless given.
+        router : without, the experts' term alone.
+        """
         routing = self.routing(x)
         if not len(x):
             raise ValueError("expected at least one token; got none, which have no mean Jacobian")
+        w = np.ones(len(x)) if weights is None else check.weights("weights", weights, len(x)).astype(np.float64)
+        w = w / w.max()  # the sum of subnormal weights must not be 0
         total = np.zeros((self.widths[1], self.widths[0]))
         for e, expert in enumerate(self.experts):
-            g = routing.gates[:, e]
+            g = w * routing.gates[:, e]
             if g.any():
                 total += expert.mean_jacobian(x, g) * g.sum()
         if router:
             F = self._outputs(x, routing)  # (n, o, E)
-            total += np.einsum("noe,ned->od", F, self._gates_jacobian(routing), optimize=True)
-        return (total / len(x)).astype(np.result_type(x, self.router), copy=False)
+            total += np.einsum("noe,ned->od", F, w[:, None, None] * self._gates_jacobian(routing), optimize=True)
+        return (total / w.sum()).astype(np.result_type(x, self.router), copy=False)
 
     def _gates_jacobian(self, routing: Routing) -> Array:
         W = self.router / self.router.dtype.type(self.temperature)

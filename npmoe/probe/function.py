@@ -113,7 +113,11 @@ def _norms(J: Factored, mean: Array, weights: Array, tokens: bool, tol: float) -
 def weight_norms(site: Site) -> Array:
     """Product of the spectral norms of each GELU expert's weights, |W2|_2 |W1|_2, (E,): a bound of its Jacobian's."""
     site.need("weight_norms", "experts")
-    return np.array([np.linalg.norm(f.W2, 2) * np.linalg.norm(f.W1, 2) for f in site.experts or ()])
+    experts = site.experts or ()
+    other = next((type(f).__name__ for f in experts if not hasattr(f, "W2")), None)
+    if other is not None:
+        raise ValueError(f"weight_norms needs two-layer experts with W1 and W2; got {other}")
+    return np.array([np.linalg.norm(f.W2, 2) * np.linalg.norm(f.W1, 2) for f in experts])
 
 
 class TokenSpectra(NamedTuple):
@@ -142,6 +146,8 @@ def curvature(site: Site, over: str = "routed") -> Array:
     """Root mean square over tokens of each GELU expert's Hessian norm, (E,); closed form."""
     out = np.full(site.E, np.nan)
     for visit in visits(site, over, "curvature"):
+        if not hasattr(visit.expert, "hessian_norm"):
+            raise ValueError(f"curvature needs experts with a hessian_norm; got {type(visit.expert).__name__}")
         w = visit.weights / visit.weights.sum()
         out[visit.e] = np.sqrt(w @ visit.expert.hessian_norm(site.x[visit.rows]) ** 2)
     return out

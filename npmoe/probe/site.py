@@ -189,6 +189,8 @@ def site(model: Any, x: Array, name: str = "") -> Site:
     >>> s.gates.shape, s.chosen.shape
     ((7, 4), (7, 2))
     """
+    if not hasattr(model, "widths"):
+        raise TypeError(f"expected a MoE, an expert, or a Stack or Residual around one; got {type(model).__name__}")
     x = check.finite("x", check.matrix("x", x, model.widths[0], "this model"))
     before = Before(None, None, False)
     while True:
