@@ -25,6 +25,7 @@ from npmoe.sweep import claim, executor, source_hash, sweep
 
 __all__ = ["RECORDED", "lesser", "make", "record", "results_of", "write"]
 
+MODES = ("quick", "default", "full")
 RECORDED = Path(__file__).parent / "recorded.json"
 
 _NOTES = (
@@ -63,8 +64,8 @@ def _label(config: Config) -> str:
 
 def results_of(claims: list[Claim], plan: Plan) -> dict[str, Any]:
     """The ledger as JSON. It holds no times: the same call gives the same bytes on one machine."""
-    mode = "quick" if plan.quick else "full" if plan.full else "default"
-    options = {"quick": " --quick", "full": " --full", "default": ""}[mode]
+    mode = MODES[0] if plan.quick else MODES[2] if plan.full else MODES[1]
+    options = "" if mode == "default" else f" --{mode}"
     whole = plan.ids == IDS
     return {
         "schema": SCHEMA,
@@ -108,9 +109,9 @@ def lesser(folder: Path, new: dict[str, Any]) -> str | None:
     if not path.exists():
         return None
     old = read_results(path)
-    mode = old.get("mode")
-    if new["mode"] == "quick" and mode != "quick":
-        return f"{path} is of a {mode} run and this one was quick"
+    mode = str(old.get("mode"))
+    if MODES.index(new["mode"]) < (MODES.index(mode) if mode in MODES else len(MODES)):
+        return f"{path} is of a {mode} run and this one was {new['mode']}"
     missing = {claim["id"] for claim in old["claims"]} - {claim["id"] for claim in new["claims"]}
     if missing and mode != "quick":
         return f"{path} has claims that this call did not ask for ({', '.join(sorted(missing))})"

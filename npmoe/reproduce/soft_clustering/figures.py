@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from npmoe.geometry.spectra import defined_mean, energy, marchenko_pastur_k
-from npmoe.reproduce.soft_clustering.claims import Models, Run
 from npmoe.reproduce.soft_clustering.measure import named_steps
 from npmoe.reproduce.soft_clustering.plan import AXES, LATER, Plan, Results, models, setting
+from npmoe.reproduce.soft_clustering.runs import Models, Run
 
 __all__ = ["figures"]
 

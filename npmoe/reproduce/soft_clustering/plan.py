@@ -12,8 +12,10 @@ import numpy as np
 
 from npmoe.ledger import Beside, Claim, Null, Reading, Size
 from npmoe.reproduce.soft_clustering import claims as sc1
-from npmoe.reproduce.soft_clustering.claims import Models, Run, Spec, Way
+from npmoe.reproduce.soft_clustering.claims import Spec
 from npmoe.reproduce.soft_clustering.config import AXES, PRIMARY, Axis, Config, dense_of
+from npmoe.reproduce.soft_clustering.runs import Models, Run, independent_cosines
+from npmoe.reproduce.soft_clustering.ways import Way
 
 __all__ = ["IDS", "LATER", "Plan", "Setting", "all_claims", "donors", "plan"]
 
@@ -194,7 +196,7 @@ def models(results: Results, chosen: Setting, seed: int, plan: Plan) -> Models:
         configs = [c if i < plan.seeds else replace(c, lean=True) for i, c in enumerate(configs)]
         if any(c not in results for c in configs):
             return None
-        return sc1.independent_cosines([Run(c, results[c]) for c in configs], seed)
+        return independent_cosines([Run(c, results[c]) for c in configs], seed)
 
     found = {which: run(which) for which in ("dense", "moe", "soft", "wide")}
     return Models(**found, independent_moe=independent("moe"), independent_soft=independent("soft"))  # type: ignore[arg-type]

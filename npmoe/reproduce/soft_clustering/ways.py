@@ -1,0 +1,398 @@
+"""Ways to measure the claims of SC1 as numbers T, with margins and nulls, as `docs/verdicts.md` fixes them.
+
+T is oriented so that the claim says T > 0. A `Way` is a *measure* reading: T and its nulls on the models of one seed.
+Each claim's first way is its primary; the primary way also reads the models of every *train* axis.
+"""
+
+from collections.abc import Callable
+from math import log
+from typing import NamedTuple
+
+import numpy as np
+
+from npmoe.geometry.spectra import defined_mean, k_at, rms_cosine
+from npmoe.probe.function import NORMS
+from npmoe.probe.representation import WEIGHTINGS
+from npmoe.reproduce.soft_clustering.config import generator
+from npmoe.reproduce.soft_clustering.measure import HIDDEN
+from npmoe.reproduce.soft_clustering.runs import Models, Run, between
+
+Array = np.ndarray
+RATIO, SHARE, COUNT = log(1.1), 0.02, 1.0  # margins: of log ratios, of shares, of counts of components
+PRIMARY_NORM = "sigma mean"
+
+_NORM_WORDS = {
+    "sigma mean": "leading value of the mean Jacobian",
+    "sigma token": "leading value per token, mean",
+    "sigma peak": "leading value per token, maximum",
+    "sigma stack": "leading value of the stacked Jacobians",
+    "frob mean": "Frobenius norm of the mean Jacobian",
+    "frob token": "Frobenius norm per token, mean",
+    "frob peak": "Frobenius norm per token, maximum",
+    "frob stack": "Frobenius norm of the stacked Jacobians",
+    "weights": "product of the weights' spectral norms",
+}
+
+
+Statistic = Callable[[Models], float]
+
+
+class Way(NamedTuple):
+    """A *measure* reading: name, T in words, T, margin, and its nulls as (name, kind, T0)."""
+
+    name: str
+    statistic: str
+    T: Statistic
+    margin: float
+    nulls: tuple[tuple[str, str, Statistic], ...] = ()
+
+
+# ---- norms over training ---------------------------------------------------------------------------------------------
+
+
+def stack(when: str) -> Statistic:
+    """Leading value of the dense model's stacked Jacobians at a named step."""
+    return lambda m: m.dense.norm("sigma stack", when)
+
+
+def final_loss(which: str) -> Statistic:
+    """Training loss of one of the models at the end."""
+    return lambda m: float(need(getattr(m, which)).arrays["loss"][-1])
+
+
+def _growth(run: Run, norm: str, since: str, of: str = "experts") -> float:
+    return log(run.norm(norm, "end", of) / run.norm(norm, since, of))
+
+
+def sc1_1() -> tuple[Way, ...]:
+    """Growth of the dense norm over the second half of training, for each norm."""
+
+    def way(norm: str) -> Way:
+        return Way(
+            _NORM_WORDS[norm],
+            f"log of the dense model's norm at the end over half-way; norm: {_NORM_WORDS[norm]}",
+            lambda m: _growth(m.dense, norm, "half"),
+            RATIO,
+            (("dense as wide as all experts", "control", lambda m: _growth(need(m.wide), norm, "half")),),
+        )
+
+    return tuple(way(norm) for norm in (*NORMS, "weights"))
+
+
+def need(run: Run | None) -> Run:
+    """A run that the claim reads; it is there, or the plan is wrong."""
+    assert run is not None, "the run was not asked for"
+    return run
+
+
+def sc1_2() -> tuple[Way, ...]:
+    """How much more the dense norm changes after step 250 than that of the mixture, for each norm."""
+
+    def way(norm: str, of: str, which: str = "moe") -> Way:
+        def T(m: Models) -> float:
+            return abs(_growth(m.dense, norm, "early")) - abs(_growth(getattr(m, which), norm, "early", of))
+
+        def T0(m: Models) -> float:
+            return abs(_growth(m.dense, norm, "early")) - abs(_growth(need(m.wide), norm, "early"))
+
+        soft = "soft, " if which == "soft" else ""
+        return Way(
+            f"{soft}{of}: {_NORM_WORDS[norm]}",
+            f"how much the dense norm changes after step 250, in logs, over how much that of the {soft}{of} does; "
+            f"norm: {_NORM_WORDS[norm]}",
+            T,
+            RATIO,
+            (("dense as wide as all experts", "control", T0),),
+        )
+
+    over = ("experts over all tokens", "layer without the router's term", "layer with the router's term")
+    return (
+        *(way(norm, "experts") for norm in (*NORMS, "weights")),
+        *(way(norm, of) for of in over for norm in NORMS),
+        way(PRIMARY_NORM, "experts", "soft"),
+    )
+
+
+def settled(run: Run) -> float:
+    """First snapshot step from which the norm stays within 10 % of its value at the end."""
+    values = run.series(PRIMARY_NORM)
+    off = np.flatnonzero(np.abs(np.log(values / values[-1])) > RATIO)
+    return float(run.arrays["steps"][min(off[-1] + 1, len(values) - 1)] if off.size else 0)
+
+
+# ---- alignment ---------------------------------------------------------------------------------------------------
+
+
+def _decorrelation(cos: Array, d: int) -> float:
+    return log(3 / (d * rms_cosine(cos)))
+
+
+def trained(run: Run, end: int = 1) -> Array:
+    """Cosines between a mixture's mean Jacobians; end 0 untrained, 1 trained."""
+    return run.arrays["cosines"][end]
+
+
+def pairs(cos: Array) -> Array:
+    """The cosines of all pairs of different experts that are defined."""
+    pairs = cos[np.triu_indices(len(cos), 1)]
+    return pairs[~np.isnan(pairs)]
+
+
+def _largest(cos: Array, d: int) -> float:
+    return log(3 / (d * np.abs(pairs(cos)).max()))
+
+
+def sc1_3() -> tuple[Way, ...]:
+    """How far below 3/d the cosines between the experts' mean Jacobians are."""
+
+    def way(name: str, words: str, measure: Callable[[Array, int], float]) -> Way:
+        return Way(
+            name,
+            f"log(3 / (d {words})) of the cosines between the experts' mean Jacobians",
+            lambda m: measure(trained(m.moe), m.moe.config.d),
+            RATIO,
+            (
+                ("independent experts", "chance", lambda m: measure(_array(m.independent_moe), m.moe.config.d)),
+                ("untrained", "chance", lambda m: measure(trained(m.moe, 0), m.moe.config.d)),
+            ),
+        )
+
+    return (
+        way("root mean square over all pairs", "rms cos", _decorrelation),
+        way("the pair most alike", "max |cos|", _largest),
+    )
+
+
+def _array(value: Array | None) -> Array:
+    assert value is not None, "the runs of other seeds were not asked for"
+    return value
+
+
+def sc1_9() -> tuple[Way, ...]:
+    """The same for both regimes, the lesser of them."""
+
+    def soft(m: Models, end: int = 1) -> float:
+        return _decorrelation(trained(need(m.soft), end), m.moe.config.d)
+
+    def top(m: Models, end: int = 1) -> float:
+        return _decorrelation(trained(m.moe, end), m.moe.config.d)
+
+    def apart_soft(m: Models) -> float:
+        return _decorrelation(_array(m.independent_soft), m.moe.config.d)
+
+    def apart_top(m: Models) -> float:
+        return _decorrelation(_array(m.independent_moe), m.moe.config.d)
+
+    def way(name: str, words: str, T: Statistic, apart: Statistic, untrained: Statistic) -> Way:
+        nulls = (("independent experts", "chance", apart), ("untrained", "chance", untrained))
+        return Way(name, f"log(3 / (d rms cos)) of the mean Jacobians, {words}", T, RATIO, nulls)
+
+    return (
+        way(
+            "both regimes",
+            "the lesser of soft and top-2",
+            lambda m: min(soft(m), top(m)),
+            lambda m: min(apart_soft(m), apart_top(m)),
+            lambda m: min(soft(m, 0), top(m, 0)),
+        ),
+        way("soft", "soft", soft, apart_soft, lambda m: soft(m, 0)),
+        way("top-2", "top-2", top, apart_top, lambda m: top(m, 0)),
+    )
+
+
+# ---- spectra -----------------------------------------------------------------------------------------------------
+
+
+def sc1_4() -> tuple[Way, ...]:
+    """Leading values, dense over experts: of the mean Jacobian and per token, at equal steps, loss and n_eff."""
+    wide = "dense as wide as all experts"
+
+    def steps(norm: str, which: str = "moe") -> Way:
+        def T(m: Models, when: str = "end") -> float:
+            return log(m.dense.norm(norm, when) / getattr(m, which).norm(norm, when))
+
+        control = (wide, "control", lambda m: log(m.dense.norm(norm, "end") / need(m.wide).norm(norm, "end")))
+        return _ratio(norm, which, "at equal steps", T, (("untrained", "chance", lambda m: T(m, "start")), control))
+
+    def loss(norm: str, which: str = "moe") -> Way:
+        def against(run: Run, m: Models) -> float:
+            return log(m.dense.norm(norm, "end") / run.at_loss(norm, float(m.dense.arrays["loss"][-1])))
+
+        def untrained(m: Models) -> float:
+            return log(m.dense.norm(norm, "start") / getattr(m, which).norm(norm, "start"))
+
+        nulls = (("untrained", "chance", untrained), (wide, "control", lambda m: against(need(m.wide), m)))
+        return _ratio(norm, which, "at equal loss", lambda m: against(getattr(m, which), m), nulls)
+
+    def n_eff(which: str = "moe") -> Way:
+        def T(m: Models, end: int = 1) -> float:
+            run, dense = getattr(m, which), m.dense.arrays
+            fewer = between(run.n_eff, dense["thin n_eff"], dense["thin sigma"][end])
+            return log(fewer / run.norm(PRIMARY_NORM, "end" if end else "start"))
+
+        def control(m: Models) -> float:  # both see every token: their n_eff is equal as it is
+            return log(m.dense.norm(PRIMARY_NORM, "end") / need(m.wide).norm(PRIMARY_NORM, "end"))
+
+        nulls = (("untrained", "chance", lambda m: T(m, 0)), (wide, "control", control))
+        return _ratio(PRIMARY_NORM, which, "at equal n_eff", T, nulls)
+
+    return (
+        steps("sigma mean"),
+        steps("sigma token"),
+        loss("sigma mean"),
+        loss("sigma token"),
+        n_eff(),
+        steps("sigma mean", "soft"),
+        steps("sigma token", "soft"),
+        loss("sigma mean", "soft"),
+        n_eff("soft"),
+    )
+
+
+def _ratio(norm: str, which: str, at: str, T: Statistic, nulls: tuple[tuple[str, str, Statistic], ...]) -> Way:
+    kind = {"sigma mean": "SVD of the mean", "sigma token": "mean of the SVDs"}[norm]
+    soft = "soft, " if which == "soft" else ""
+    statistic = f"log of the leading value, dense over {soft}experts, {at}; {kind}"
+    return Way(f"{soft}{kind}, {at}", statistic, T, RATIO, nulls)
+
+
+def sc1_5() -> tuple[Way, ...]:
+    """Share of the energy in the first ten directions, experts minus dense."""
+
+    def mean(power: int, which: str = "moe") -> Way:
+        def T(m: Models, when: str = "end") -> float:
+            return getattr(m, which).mean_share(when, power) - m.dense.mean_share(when, power)
+
+        return way("SVD of the mean", power, which, T, lambda m: T(m, "start"))
+
+    def token(power: int, which: str = "moe") -> Way:
+        def T(m: Models, end: int = 1) -> float:
+            return getattr(m, which).token_share(end, power) - m.dense.token_share(end, power)
+
+        return way("mean of the SVDs", power, which, T, lambda m: T(m, 0))
+
+    def way(kind: str, power: int, which: str, T: Statistic, untrained: Statistic) -> Way:
+        soft = "soft, " if which == "soft" else ""
+        of = "sigma^2" if power == 2 else "sigma"
+        statistic = f"share of {of} in the first ten directions, {soft}experts minus dense; {kind}"
+        return Way(f"{soft}{of}, {kind}", statistic, T, SHARE, (("untrained", "chance", untrained),))
+
+    return mean(2), mean(1), token(2), token(1), mean(2, "soft"), token(2, "soft")
+
+
+# ---- principal components ----------------------------------------------------------------------------------------
+
+
+def _walk(m: Models) -> float:
+    """6 minus k@0.9 of random walks seen at the snapshots' steps: smooth, as a trajectory is, and otherwise chance."""
+    rng = generator(m.dense.config.seed, "gaussian", part=1)
+    gaps = np.sqrt(np.diff(m.dense.arrays["steps"]))[:, None]  # (s - 1, 1)
+    k90 = []
+    for _ in range(m.dense.config.draws):
+        walk = np.cumsum(gaps * rng.standard_normal((len(gaps), 2048)), axis=0)
+        walk = np.vstack([np.zeros_like(walk[:1]), walk])  # (s, 2048)
+        walk -= walk.mean(axis=0)
+        k90.append(k_at(np.maximum(np.linalg.eigvalsh(walk @ walk.T), 0)))
+    return 6 - float(np.mean(k90))
+
+
+def sc1_6() -> tuple[Way, ...]:
+    """How few components hold 90 % of the variance of all that a dense model's variance may be of."""
+
+    def way(i: int) -> Way:
+        walk = (("random walk at the same steps", "chance", _walk),) if HIDDEN[i] == "training trajectory" else ()
+        return Way(
+            HIDDEN[i],
+            f"6 minus k@0.9 (eigenvalues of the covariance) of the dense model's {HIDDEN[i]}",
+            lambda m: 6 - float(m.dense.arrays["hidden k90"][i]),
+            COUNT,
+            (("Gaussian of as many rows", "chance", lambda m: 6 - float(m.dense.arrays["gaussian k90"][i])), *walk),
+        )
+
+    return tuple(way(i) for i in range(len(HIDDEN)))
+
+
+_WEIGHTING_WORDS = {
+    "gates": "covariance weighted by g",
+    "sqrt rows": "rows sqrt(g) h",
+    "scaled rows": "rows g h",
+    "routed rows": "routed rows only",
+}
+
+
+def sc1_7() -> tuple[Way, ...]:
+    """Components that experts need over those of the dense model, for each weighting."""
+
+    def way(w: int, which: str = "moe") -> Way:
+        def against(k: float, m: Models) -> float:
+            return log(k / m.dense.ranks("k90", 0))
+
+        def n_eff(m: Models) -> float:
+            return against(m.dense.thinned("k90", 0, getattr(m, which).n_eff), m)
+
+        def shuffled(m: Models) -> float:
+            return float(np.mean([against(k, m) for k in getattr(m, which).arrays["shuffled k90"][:, w]]))
+
+        soft = "soft, " if which == "soft" else ""
+        words = _WEIGHTING_WORDS[WEIGHTINGS[w]]
+        return Way(
+            f"{soft}{words}",
+            f"log k@0.9 (covariance eigenvalues), {soft}experts over dense; {words}",
+            lambda m: against(getattr(m, which).ranks("k90", w), m),
+            RATIO,
+            (
+                ("shuffled gates", "chance", shuffled),
+                ("dense at the same n_eff", "chance", n_eff),
+            ),
+        )
+
+    return (*(way(w) for w in range(len(WEIGHTINGS))), way(0, "soft"))
+
+
+def sc1_8() -> tuple[Way, ...]:
+    """Components that soft experts need more than top-2 experts, for each weighting."""
+
+    def way(name: str, w: int) -> Way:
+        sign, margin = (1, COUNT) if name == "k90" else (-1, SHARE)
+
+        def T(m: Models) -> float:
+            return sign * (need(m.soft).ranks(name, w) - m.moe.ranks(name, w))
+
+        def shuffled(m: Models) -> float:
+            of = f"shuffled {name}"
+            return sign * float((need(m.soft).arrays[of] - m.moe.arrays[of])[:, w].mean())
+
+        def n_eff(m: Models) -> float:
+            soft = need(m.soft)
+            return sign * (soft.ranks(name, w) - soft.thinned(name, w, m.moe.n_eff))
+
+        words = _WEIGHTING_WORDS[WEIGHTINGS[w]]
+        measure = "k@0.9" if name == "k90" else "cum-var@10"
+        return Way(
+            f"{measure}, {words}",
+            f"{measure} (covariance eigenvalues), {'soft minus top-2' if sign > 0 else 'top-2 minus soft'}; {words}",
+            T,
+            margin,
+            (("shuffled gates", "chance", shuffled), ("soft at top-2's n_eff", "chance", n_eff)),
+        )
+
+    return tuple(way(name, w) for name in ("k90", "cum10") for w in range(len(WEIGHTINGS)))
+
+
+# ---- curvature ---------------------------------------------------------------------------------------------------
+
+
+def sc1_11() -> tuple[Way, ...]:
+    """Norm of the second derivatives, dense over experts."""
+
+    def way(which: str) -> Way:
+        def T(m: Models, end: int = 1) -> float:
+            dense, experts = m.dense.arrays["curvature"], getattr(m, which).arrays["curvature"]
+            return log(dense[end, 0] / defined_mean(experts[end]))
+
+        soft = "soft, " if which == "soft" else ""
+        statistic = f"log of the Hessian's norm (root mean square over tokens), dense over {soft}experts"
+        return Way(f"{soft}experts" if soft else "top-2 experts", statistic, T, RATIO,
+                   (("untrained", "chance", lambda m: T(m, 0)),))  # fmt: skip
+
+    return way("moe"), way("soft")
