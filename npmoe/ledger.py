@@ -6,7 +6,7 @@ The rule stands in ``docs/verdicts.md`` and was committed before the first recor
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,20 +149,20 @@ def judge(reading: Reading) -> str:
 
 
 class Size(NamedTuple):
-    """The paper's number, judged apart: what we measured for it, a seed at a time, and the paper's range."""
+    """The paper's number, judged apart: what we measured for it, a seed at a time, and the paper's range or bound."""
 
     values: tuple[float, ...]
     paper: tuple[float, float]
     unit: str
 
     def judgement(self) -> str:
-        """Inside our seeds' range, within a factor 1.5, or outside."""
+        """Inside our seeds' range (within the paper's bound, where it gives one), within a factor 1.5, or outside."""
         if not self.values or not all(map(math.isfinite, self.values)):
             return "not given"
         low, high = min(self.values), max(self.values)
         a, b = self.paper
         if a <= high and b >= low:
-            return "inside our seeds' range"
+            return "inside our seeds' range" if math.isfinite(a) and math.isfinite(b) else "within the paper's bound"
         # the two numbers that are nearest to one another
         ours, theirs = (high, a) if a > high else (low, b)
         if ours * theirs > 0 and max(ours / theirs, theirs / ours) <= 1.5:
@@ -188,7 +188,10 @@ class Claim:
     readings : all that were run. Empty: not tested.
     size : the paper's number against ours, or None where it gives none.
     left_out : names of readings that this run left out.
+    beside : numbers shown for comparison, which enter no verdict.
     note : what a reader has to know to read the verdict.
+    mute : a quick run, whose numbers mean nothing: there is no verdict.
+    options : what to add to the command to have these numbers again, such as " --full".
 
     Raises
     ------
@@ -203,7 +206,8 @@ class Claim:
     left_out: tuple[str, ...] = ()
     beside: tuple[Beside, ...] = ()
     note: str = ""
-    mute: bool = field(default=False)
+    mute: bool = False
+    options: str = ""
 
     def __post_init__(self) -> None:
         names = [reading.name for reading in self.readings]
@@ -268,7 +272,7 @@ class Claim:
                 for b in self.beside
             ],
             "left_out": list(self.left_out),
-            "repeat": f"python -m npmoe.reproduce {self.id}",
+            "repeat": f"python -m npmoe.reproduce {self.id}{self.options}",
             "readings": [_reading_json(reading, self.mute) for reading in self.readings],
         }
 
@@ -350,6 +354,8 @@ def rule(reading: Reading, mute: bool = False) -> str:
     for null in reading.nulls:
         beyond, own = excess(reading, null), interval(null.values)
         over = "beyond it" if beyond.low > m else "not beyond it"
+        if beyond.high < 0:
+            over += ", and that null has more of it"
         also = "; that null holds too" if own.low > m else ""
         text += (
             f" Against the {null.kind} null '{null.name}' (T0 in [{_text(own.low)}, {_text(own.high)}]{also}) the "

@@ -366,6 +366,9 @@ INSIDE, NEAR, OUTSIDE = "inside our seeds' range", "within a factor 1.5", "outsi
         ((math.nan, 1, 2), (1, 1), "not given"),
         ((1, math.nan, 2), (1, 1), "not given"),
         ((1, 2, math.inf), (1, 1), "not given"),
+        ((30, 40), (20, math.inf), "within the paper's bound"),
+        ((10, 19), (20, math.inf), NEAR),
+        ((1, 2), (50, math.inf), OUTSIDE),
     ],
 )
 def test_size(values, paper, judgement):

@@ -156,7 +156,6 @@ def results(mode: str = "default") -> dict[str, Any]:
         "command": "python -m npmoe.reproduce sc1",
         "title": "Does routing make a mixture's Jacobians smaller? SC1, measured again",
         "paper": {"id": "SC1", "title": "Mixture-of-Experts as Soft Clustering", "cite": "F. Liu, arXiv 2601.11616 v1"},
-        "seconds": 1234.5,
         "seeds": 8,
         "environment": {"python": "3.11.7", "numpy": "2.1.0", "machine": "x86_64", "cores": 2},
         "notes": ["With about 20 primaries half a false “holds” is to be expected."],
@@ -533,7 +532,7 @@ def test_quick_runs_and_runs_without_train_readings_say_so(tmp_path: Path) -> No
         claim["readings"] = [reading for reading in claim["readings"] if reading["kind"] == "measure"]
     page = write_report(write_example(tmp_path, found, {})).read_text(encoding="utf-8")
     assert "these verdicts mean nothing" in page
-    assert "has no <em>train</em> readings" in page
+    assert "leaves out 2 <em>train</em> readings" in page
     assert "python -m npmoe.reproduce sc1 --quick" in page
 
 

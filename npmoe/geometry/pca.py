@@ -30,6 +30,9 @@ def n_eff(W: Array) -> Array:
     >>> n_eff(np.array([[1.0, 1.0], [1.0, 0.0]]))
     array([2., 1.])
     """
+    W = check.finite("weights", check.shaped("weights", W, ("n", "E")))
+    if (W < 0).any():
+        raise ValueError(f"expected non-negative weights; got {W.min()}")
     # divided by the largest first: squares of tiny gates must not vanish
     top = W.max(axis=0, initial=0)
     scaled = np.divide(W, top, out=np.zeros_like(W), where=top > 0)

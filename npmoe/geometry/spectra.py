@@ -197,7 +197,7 @@ def marchenko_pastur_k(t: float, d: int, n: float) -> float:
     >>> round(marchenko_pastur_k(0.9, d=64, n=1e9), 1)
     57.6
     """
-    ratio = d / n
+    ratio = check.integer("d", d, 1) / check.positive("n", n)
     low, high = (1 - np.sqrt(ratio)) ** 2, (1 + np.sqrt(ratio)) ** 2
     # lam = middle + half-width cos(theta) takes the square-root edges out of the integrand
     theta = (np.arange(4000) + 0.5) * np.pi / 4000

@@ -123,7 +123,7 @@ class GeluExpert(Expert):
 
     def linearize(self, x: Array) -> Factored:
         """J_n = W2 diag(slope_n) W1: backward reads the same product from the left, ``dy @ W2 * slope @ W1``."""
-        _, slope = ACTIVATIONS[self.activation](self.hidden(x))
+        _, slope = ACTIVATIONS[self.activation](self.hidden(check.finite("x", check.floating("x", x))))
         return Factored(L=self.W2, S=slope[None], R=self.W1[None])
 
     def hessian_norm(self, x: Array) -> Array:
@@ -202,5 +202,5 @@ class SwigluExpert(Expert):
 
     def linearize(self, x: Array) -> Factored:
         """Two terms with one L: S_1 = silu'(a) u with R_1 = Wg, S_2 = silu(a) with R_2 = Wu."""
-        _, (_, b, slope, u) = self.forward(x)
+        _, (_, b, slope, u) = self.forward(check.finite("x", check.floating("x", x)))
         return Factored(L=self.Wd, S=np.stack([slope * u, b]), R=np.stack([self.Wg, self.Wu]))

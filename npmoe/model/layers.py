@@ -133,7 +133,8 @@ class RMSNorm:
 
     def jacobian(self, x: Array) -> Array:
         """(n, d, d)."""
-        inverse = self.forward(x)[1].inverse[:, :, None]
+        x, inverse = self.forward(x)[1]
+        inverse = inverse[:, :, None]
         outer = x[:, :, None] * x[:, None, :] * inverse**2 / x.shape[1]
         return self.gamma[:, None] * (np.eye(x.shape[1], dtype=x.dtype) - outer) * inverse
 

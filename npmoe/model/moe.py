@@ -65,17 +65,20 @@ class MoE:
 
     def __post_init__(self) -> None:
         E, d = check.shaped("router", self.router, ("E", "d"), "MoE").shape
-        if not isinstance(self.experts, tuple) or len(self.experts) != E:
-            kind = type(self.experts).__name__
-            raise ValueError(
-                f"expected a tuple of {E} experts, one for each row of the router; got {kind} of {len(self.experts)}"
-            )
+        wanted = f"expected a tuple of {E} experts, one for each row of the router"
+        if not isinstance(self.experts, tuple):
+            raise TypeError(f"{wanted}; got {type(self.experts).__name__}")
+        if len(self.experts) != E:
+            raise ValueError(f"{wanted}; got {len(self.experts)}")
         check.integer("k", self.k, 1, E, f"a mixture of {E} experts")
         if self.bias is not None:
             check.shaped("bias", self.bias, (E,), "MoE")
         check.positive("temperature", self.temperature)
         if not isinstance(self.renormalize, bool | np.bool_):
             raise TypeError(f"expected renormalize to be True or False; got {self.renormalize!r}")
+        other = next((type(f).__name__ for f in self.experts if not hasattr(f, "linearize")), None)
+        if other is not None:
+            raise TypeError(f"expected experts with forward, vjp and linearize; got {other}")
         widths = {(expert.widths[0], expert.widths[2]) for expert in self.experts}
         if len(widths) != 1 or next(iter(widths))[0] != d:
             raise ValueError(f"expected experts of width {d}, as the router, and of one output width; got {widths}")
@@ -98,11 +101,11 @@ class MoE:
 
     def route(self, x: Array) -> tuple[Array, Array]:
         """gates (n, E) and chosen (n, k), best first."""
-        routing = self.routing(x)
+        routing = self.routing(check.finite("x", check.floating("x", x)))
         return routing.gates, routing.chosen
 
     def forward(self, x: Array) -> tuple[Array, MoETrace]:
-        """x (n, d) -> y (n, o) and what `vjp` reads."""
+        """x (n, d) -> y (n, o) and what `vjp` reads. NaN in, NaN out; all that measures refuses NaN."""
         x = check.matrix("x", x, self.router.shape[1], "this mixture")
         routing = self.routing(x)
         y = np.zeros((len(x), self.widths[1]), np.result_type(x, self.router))
@@ -153,6 +156,7 @@ class MoE:
 
     def expert_jacobian(self, x: Array) -> Array:
         """First term, sum_e g_e J_e, (n, o, d): the one that the papers keep."""
+        x = check.finite("x", check.matrix("x", x, self.router.shape[1], "this mixture"))
         routing = self.routing(x)
         total = np.zeros((len(x), self.widths[1], self.widths[0]), np.result_type(x, self.router))
         for e, expert in enumerate(self.experts):
@@ -164,6 +168,7 @@ class MoE:
 
     def router_jacobian(self, x: Array) -> Array:
         """Second term, sum_e f_e dg_e^T, (n, o, d): of rank k - 1 at most where the gates sum to 1, else k."""
+        x = check.finite("x", check.matrix("x", x, self.router.shape[1], "this mixture"))
         routing = self.routing(x)
         return self._outputs(x, routing) @ self._gates_jacobian(routing)
 
@@ -176,6 +181,7 @@ class MoE:
         weights : array (n,), non-negative, not all zero; equal unless given.
         router : without, the experts' term alone.
         """
+        x = check.finite("x", check.matrix("x", x, self.router.shape[1], "this mixture"))
         routing = self.routing(x)
         if not len(x):
             raise ValueError("expected at least one token; got none, which have no mean Jacobian")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npmoe.calculus import check
 from npmoe.calculus.scalar import softmax, softmax_vjp
 
 __all__ = ["Routing", "gates_jacobian", "mask", "route", "route_vjp", "top_k"]
@@ -60,7 +61,8 @@ def route(scores: Array, k: int, renormalize: bool = True) -> Routing:
     >>> route(np.log([[1.0, 2.0, 5.0]]), k=2, renormalize=False).gates.round(4)
     array([[0.   , 0.25 , 0.625]])
     """
-    chosen = top_k(scores, k)  # (n, k)
+    _, E = check.shaped("scores", scores, ("n", "E")).shape
+    chosen = top_k(scores, check.integer("k", k, 1, E, f"{E} experts"))  # (n, k)
     on = mask(chosen, scores.shape[1])  # (n, E)
     q = softmax(np.where(on, scores, -np.inf) if renormalize else scores)  # (n, E)
     return Routing(on * q, chosen, on, q)

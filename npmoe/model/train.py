@@ -73,6 +73,8 @@ def fit(
     >>> losses[-1] < losses[0] / 2
     True
     """
+    if not hasattr(model, "widths"):
+        raise TypeError(f"expected a layer with forward and vjp to train; got {type(model).__name__}")
     d, o = model.widths[0], model.widths[-1]
     x = check.finite("x", check.matrix("x", x, d, "this model"))
     if not len(x):

@@ -1,6 +1,7 @@
 """What the experts do: norms and spectra of their Jacobians, alignment, curvature, the router's share.
 
-n tokens, d width, o output width, E experts. Each expert is visited once, in order, and only what is small is kept.
+n tokens, d width, o output width, E experts. Each expert is visited once, in order, and only what is small is kept; the
+one exception is the whole layer's Jacobian at every token, for which each is visited once for every 128 tokens.
 An expert that no token reaches has NaN.
 """
 
@@ -113,11 +114,12 @@ def _norms(J: Factored, mean: Array, weights: Array, tokens: bool, tol: float) -
 def weight_norms(site: Site) -> Array:
     """Product of the spectral norms of each GELU expert's weights, |W2|_2 |W1|_2, (E,): a bound of its Jacobian's."""
     site.need("weight_norms", "experts")
-    experts = site.experts or ()
-    other = next((type(f).__name__ for f in experts if not hasattr(f, "W2")), None)
-    if other is not None:
-        raise ValueError(f"weight_norms needs two-layer experts with W1 and W2; got {other}")
-    return np.array([np.linalg.norm(f.W2, 2) * np.linalg.norm(f.W1, 2) for f in experts])
+    out = np.zeros(site.E)
+    for e, f in enumerate(site.experts or ()):
+        if not hasattr(f, "W2"):
+            raise ValueError(f"weight_norms needs two-layer experts with W1 and W2; got {type(f).__name__}")
+        out[e] = np.linalg.norm(f.W2, 2) * np.linalg.norm(f.W1, 2)
+    return out
 
 
 class TokenSpectra(NamedTuple):

@@ -102,6 +102,10 @@ class Site:
         of = f"the Site {self.name!r}" if self.name else "this Site"
         n, _ = check.finite("x", check.shaped("x", self.x, ("n", "d"), of)).shape
         _, E = check.finite("gates", check.shaped("gates", self.gates, (n, "E"), of)).shape
+        if not n:
+            raise ValueError(f"expected at least one token of {of}; got none")
+        if not self.gates.any():
+            raise ValueError(f"expected gates of {of} of which some are positive; got zeros only")
         if (self.gates < 0).any():
             raise ValueError(f"expected gates of {of} to be non-negative; got {self.gates.min()}")
         if self.chosen is not None:

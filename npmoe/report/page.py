@@ -36,7 +36,9 @@ def write_report(output: Path) -> Path:
     """
     output = Path(output)
     results = read_results(output / "results.json")
-    paths = sorted((output / "figures").glob("*.json"))
+    named = results.get("figures")
+    folder = output / "figures"
+    paths = sorted(folder.glob("*.json")) if named is None else [folder / f"{name}.json" for name in named]
     figures = sorted(((path.stem, read_figure(path)) for path in paths), key=lambda pair: _order(*pair))
     for name, figure in figures:
         drawn, pixels = marks.figure_files(figure, name)
@@ -73,7 +75,7 @@ def _page(results: dict[str, Any], figures: list[tuple[str, dict[str, Any]]]) ->
         keep_trailing_newline=True,
     )
     world.filters |= {"interval": style.interval, "number": style.number, "plain": _plain, "minus": style.minus}
-    world.globals |= {"estimate": style.estimate, "duration": _duration}
+    world.globals |= {"estimate": style.estimate}
     slugs = _slugs([claim["id"] for claim in results["claims"]] + [f"figure {name}" for name, _ in figures])
     claims = [
         _claim(claim, slugs[claim["id"]], [pair for pair in figures if claim["id"] in pair[1]["claims"]], slugs)
@@ -85,9 +87,7 @@ def _page(results: dict[str, Any], figures: list[tuple[str, dict[str, Any]]]) ->
         claims=claims,
         figures=[_figure(name, figure, slugs) for name, figure in figures],
         words=WORDS,
-        trained=any(reading["kind"] == "train" for reading in readings),
         readings=len(readings),
-        nearly_zero=any("near zero" in claim["says"] for claim in results["claims"]),
         css=(HERE / "page.css").read_text(encoding="utf-8"),
     )
 
@@ -147,13 +147,3 @@ def _figure(name: str, figure: dict[str, Any], slugs: dict[str, str]) -> dict[st
 def _plain(value: float | None) -> str:
     """A margin: three digits at most, without trailing zeros."""
     return style.number(value) if value is None else style.plain(float(f"{value:.3g}"))
-
-
-def _duration(seconds: float | None) -> str:
-    """Seconds in words."""
-    if seconds is None:
-        return ""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

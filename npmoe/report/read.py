@@ -70,7 +70,6 @@ def read_results(path: Path) -> dict[str, Any]:
         _optional(results, key, str, empty, "results", at)
     _optional(results, "environment", dict, {}, "results", at)
     _optional(results, "notes", list, [], "results", at)
-    _optional(results, "seconds", float, None, "results", at)
     _optional(results, "seeds", int, None, "results", at)
     seen: set[str] = set()
     for index, claim in enumerate(_need(results, "claims", list, "results", at)):

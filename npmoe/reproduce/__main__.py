@@ -115,10 +115,16 @@ def _carry_out(args: argparse.Namespace, made: Plan) -> int:
     recorded = _recorded() if args.check else None
     if (args.output / "results.json").exists():
         read_results(args.output / "results.json")
+    stranger = run.foreign(args.output)
+    if stranger:
+        raise ValueError(
+            f"expected an empty folder or one of earlier results; {args.output} holds {stranger} and no results.json. "
+            "Choose another --output, or move it away"
+        )
     if made.quick:
         say("quick: a small model and few seeds; its verdicts mean nothing.")
     claims, drawn = run.make(made, args.output, jobs=args.jobs, where=args.executor, fresh=args.fresh)
-    results = run.results_of(claims, made)
+    results = run.results_of(claims, made, drawn)
     kept = run.lesser(args.output, results)
     if kept:
         say(f"the page is left as it is: {kept}; give another --output to have one of this call")

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,10 @@ from npmoe.reproduce.soft_clustering.measure import compute
 from npmoe.reproduce.soft_clustering.plan import IDS, Plan, all_claims
 from npmoe.sweep import claim, executor, source_hash, sweep
 
-__all__ = ["RECORDED", "lesser", "make", "record", "results_of", "write"]
+__all__ = ["RECORDED", "foreign", "lesser", "make", "record", "results_of", "write"]
 
 MODES = ("quick", "default", "full")
 RECORDED = Path(__file__).parent / "recorded.json"
-
-_NOTES = (
-    "A verdict is that of the primary reading, fixed before any run; all other readings are shown.",
-    "About 15 primaries are judged at 95 %: half a false 'holds' among them is to be expected.",
-    "Claims of the kind 'near zero' hold for independent random experts as well: with independent initialization they "
-    "end as 'so does the null' whatever training did.",
-)
 
 
 def make(plan: Plan, folder: Path, *, jobs: int, where: str, fresh: bool) -> tuple[list[Claim], dict[str, Any]]:
@@ -62,17 +55,16 @@ def _label(config: Config) -> str:
     return f"{kind}, seed {config.seed}"
 
 
-def results_of(claims: list[Claim], plan: Plan) -> dict[str, Any]:
+def results_of(claims: list[Claim], plan: Plan, drawn: Mapping[str, Any]) -> dict[str, Any]:
     """The ledger as JSON. It holds no times: the same call gives the same bytes on one machine."""
     mode = MODES[0] if plan.quick else MODES[2] if plan.full else MODES[1]
-    options = "" if mode == "default" else f" --{mode}"
     whole = plan.ids == IDS
     return {
         "schema": SCHEMA,
         "npmoe": npmoe.__version__,
         "mode": mode,
         "seeds": plan.seeds,
-        "command": f"python -m npmoe.reproduce {'sc1' if whole else ' '.join(plan.ids)}{options}",
+        "command": f"python -m npmoe.reproduce {'sc1' if whole else ' '.join(plan.ids)}{plan.options}",
         "title": "Mixture-of-Experts as Soft Clustering: each claim beside our number, its spread and chance",
         "paper": {
             "id": "SC1",
@@ -80,9 +72,28 @@ def results_of(claims: list[Claim], plan: Plan) -> dict[str, Any]:
             "cite": "F. Liu, arXiv 2601.11616 v1",
         },
         "environment": environment(),
-        "notes": list(_NOTES),
+        "notes": _notes(claims, plan),
+        "figures": sorted(drawn),
         "claims": [claim.as_json() for claim in claims],
     }
+
+
+def _notes(claims: list[Claim], plan: Plan) -> list[str]:
+    notes = ["A verdict is that of the primary reading, fixed before any run; all other readings are shown."]
+    if len(claims) > 4:
+        false = 0.025 * len(claims)
+        notes.append(f"With {len(claims)} primaries judged at 95 %, {false:.1g} false 'holds' are to be expected.")
+    if any(claim.id in ("SC1.3", "SC1.9") for claim in claims):
+        notes.append(
+            "Claims of the kind 'near zero' hold for independent random experts as well: with independent "
+            "initialization they end as 'so does the null' whatever training did."
+        )
+    if plan.full:
+        notes.append(
+            "The control, a dense model as wide as all experts, stands beside measure readings only: where a train "
+            "reading lacks it, T may hold, but is not called reproduced."
+        )
+    return notes
 
 
 def environment() -> dict[str, Any]:
@@ -112,6 +123,9 @@ def lesser(folder: Path, new: dict[str, Any]) -> str | None:
     mode = str(old.get("mode"))
     if MODES.index(new["mode"]) < (MODES.index(mode) if mode in MODES else len(MODES)):
         return f"{path} is of a {mode} run and this one was {new['mode']}"
+    seeds = [int(results.get("seeds") or 0) for results in (old, new)]
+    if new["mode"] == mode and seeds[0] > seeds[1]:
+        return f"{path} has {seeds[0]} seeds and this call {seeds[1]}"
     missing = {claim["id"] for claim in old["claims"]} - {claim["id"] for claim in new["claims"]}
     if missing and mode != "quick":
         return f"{path} has claims that this call did not ask for ({', '.join(sorted(missing))})"
@@ -128,15 +142,24 @@ def write(folder: Path, results: dict[str, Any], drawn: dict[str, Any]) -> Path:
 
 def _write(folder: Path, results: dict[str, Any], drawn: dict[str, Any], page: Callable[[Path], Path]) -> Path:
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    for old in (folder / "figures").glob("*.json"):
-        if old.stem not in drawn:
-            for suffix in (".json", ".svg", ".png"):
-                old.with_suffix(suffix).unlink(missing_ok=True)
+    path = folder / "results.json"
+    before = set(read_results(path).get("figures", ())) if path.exists() else set()
+    for name in before - set(drawn):
+        for suffix in (".json", ".svg", ".png"):
+            (folder / "figures" / f"{name}{suffix}").unlink(missing_ok=True)
+    # first the ledger, which says what else in this folder is ours
+    _replace(path, _dump(results))
     for name, figure in drawn.items():
         _replace(folder / "figures" / f"{name}.json", json.dumps(figure, ensure_ascii=False, allow_nan=False) + "\n")
     _replace(folder / "claims.csv", _table(results))
-    _replace(folder / "results.json", _dump(results))
     return page(folder)
+
+
+def foreign(folder: Path) -> str | None:
+    """What stands in a folder under a name that `write` would use, where no ledger says that it is ours; or None."""
+    if (folder / "results.json").exists():
+        return None
+    return next((name for name in ("index.html", "claims.csv", "figures") if (folder / name).exists()), None)
 
 
 def record(results: dict[str, Any]) -> Path:

@@ -1,4 +1,4 @@
-"""The figures of SC1 redrawn, and two of ours, as data: what to draw in the grammar of `npmoe.report`, not how.
+"""The figures of SC1 redrawn, and three of ours, as data: what to draw in the grammar of `npmoe.report`, not how.
 
 The paper's panels are redrawn by what its text says of them: 1A and 1B norms over training, 1C cosines, 1D spectra, 2A
 and 2B principal components of dense and experts, 3A to 3D soft against top-2. Their layout is ours.
@@ -391,10 +391,11 @@ def _sample_size(results: Results, plan: Plan, seeds: list[Models]) -> Mark:
     )
     return _figure(
         "S1",
-        "Are Figures 2 and 3 one law of sample size?",
-        "k@0.9 of what each expert sees, against its effective number of tokens n_eff, over batch sizes, k and "
-        "temperatures that were run. Real gates, shuffled gates and plain Gaussian samples of n_eff rows: where they "
-        "coincide, the number of components says how many tokens an expert has, and nothing about specialization.",
+        "How much of Figures 2 and 3 is sample size?",
+        "k@0.9 of what each expert sees, against its effective number of tokens n_eff, over the batch sizes, k and "
+        "temperatures that were run, beside the same gates given to other tokens (shuffled) and plain Gaussian samples "
+        "of n_eff rows. Where real and shuffled gates agree, the number of components says nothing about what is "
+        "routed where. The distance from the curve is what unequal weights do beyond n_eff.",
         "ours",
         ("SC1.7", "SC1.8"),
         [_panel("every expert", _axis("n_eff", "log"), _axis("k@0.9 of x weighted by g"), marks)],

@@ -119,6 +119,13 @@ class Plan:
     base: Config = PRIMARY
     quick: bool = False
 
+    @property
+    def options(self) -> str:
+        """The options of a call that asks for this plan."""
+        usual = 2 if self.quick else 8 if self.full else 5
+        mode = " --quick" if self.quick else " --full" if self.full else ""
+        return mode + (f" --seeds {self.seeds}" if self.seeds != usual else "")
+
     def specs(self) -> list[Spec]:
         """The claims asked for that are not of SC1.10."""
         return [spec for spec in sc1.CLAIMS if spec.id in self.ids]
@@ -146,8 +153,8 @@ class Plan:
             train = [axis.name for axis in _axes_of(spec, self.base)]
             found[spec.id] = (spec.says, measure + train, []) if self.full else (spec.says, measure, train)
         for letter in self.letters():
-            named = [(f"{axis.name}, {effect.id}", kind) for axis, effect, kind in _later_readings(letter)]
-            run = [name for name, kind in named if kind == "measure" or self.full]
+            named = [(f"{axis.name}, {effect.id}", default) for axis, effect, default in _later_readings(letter)]
+            run = [name for name, default in named if default or self.full]
             left = [name for name, kind in named if name not in run]
             found[f"SC1.10{letter}"] = (_LATER_SAYS[letter], run, left)
         return [(id, *found[id]) for id in IDS if id in found]
@@ -160,8 +167,8 @@ class Plan:
             if self.full:
                 parts += [(setting(axis, self.base), _without_control(spec)) for axis in _axes_of(spec, self.base)]
         for letter in self.letters():
-            for axis, effect, kind in _later_readings(letter):
-                if kind == "measure" or self.full:
+            for axis, effect, default in _later_readings(letter):
+                if default or self.full:
                     parts += [(primary, effect.reads), (setting(axis, self.base), effect.reads)]
         return parts
 
@@ -222,7 +229,12 @@ def _values(T: Callable[[Models], float], seeds: list[Models]) -> tuple[float, .
 
 
 def _reading(way: Way, seeds: list[Models], name: str, kind: str, primary: bool) -> Reading:
-    nulls = tuple(Null(n, k, _values(T0, seeds)) for n, k, T0 in way.nulls if kind == "measure" or k != "control")
+    # the control is not run for train readings: without it T may hold, but not be called reproduced
+    missing = (float("nan"),) * len(seeds)
+    nulls = tuple(
+        Null(n, k, _values(T0, seeds)) if kind == "measure" or k == "chance" else Null(f"{n} (not run)", k, missing)
+        for n, k, T0 in way.nulls
+    )
     return Reading(name, kind, way.statistic, way.margin, _values(way.T, seeds), nulls, primary)
 
 
@@ -242,6 +254,7 @@ def _claim(spec: Spec, primary: list[Models], of: Callable[[Axis], list[Models]]
         tuple(Beside(name, says, _values(T, primary)) for name, says, T in spec.beside),
         spec.note,
         plan.quick,
+        plan.options,
     )
 
 
@@ -249,57 +262,49 @@ def _effect(id: str) -> Spec:
     return next(spec for spec in sc1.CLAIMS if spec.id == id)
 
 
-def _later_readings(letter: str) -> list[tuple[Axis, Spec, str]]:
-    """(setting, effect, kind) of each reading of a claim of SC1.10; the first is primary.
+def _later_readings(letter: str) -> list[tuple[Axis, Spec, bool]]:
+    """(setting, effect, whether the default runs it) of each reading of a claim of SC1.10; the first is primary.
 
-    Of the primary setting SC1.5 comes with the runs that SC1.4 needs; SC1.8 needs soft mixtures, other settings more.
+    SC1.5 comes with the runs that SC1.4 needs; SC1.8 needs soft mixtures, and other settings need models of their own.
     """
     readings = []
     for i, axis in enumerate(LATER[letter]):
         for id in ("SC1.4", "SC1.5", "SC1.8"):
             spec = replace(_effect(id), reads=_without_control(_effect(id)))
-            readings.append((axis, spec, "measure" if i == 0 and id != "SC1.8" else "train"))
+            readings.append((axis, spec, i == 0 and id != "SC1.8"))
     return readings
 
 
 def _later(letter: str, primary: list[Models], of: Callable[[Axis], list[Models]], plan: Plan) -> Claim:
     """How much an effect shrinks from the primary setting to another; for sharper routing, how much it grows."""
-    readings, left_out = [], []
-    for i, (axis, effect, kind) in enumerate(_later_readings(letter)):
-        name = f"{axis.name}, {effect.id}"
-        if kind == "train" and not plan.full:
-            left_out.append(name)
-            continue
-        way = effect.ways[0]
-        sign = -1 if axis.name == "temperature 1/4" else 1
-        here = _values(way.T, primary)
-        # another seed's primary in the place of the setting: what the seeds alone change
-        again = (*here[1:], here[0])
-        there = _values(way.T, of(axis))
-        readings.append(
-            Reading(
-                name,
-                kind,
-                f"T of {effect.id} ({way.statistic}): "
-                + (f"primary minus {axis.name}" if sign > 0 else f"{axis.name} minus primary"),
-                way.margin,
-                tuple(sign * (a - b) for a, b in zip(here, there, strict=True)),
-                (Null("another seed's primary", "chance",
-                      tuple(sign * (a - b) for a, b in zip(here, again, strict=True))),),
-                i == 0,
-            )
-        )  # fmt: skip
+    chosen = _later_readings(letter)
+    run = [(axis, effect) for axis, effect, default in chosen if default or plan.full]
     return Claim(
         f"SC1.10{letter}",
         _LATER_SAYS[letter],
         "no number",
-        tuple(readings),
+        tuple(_weakening(axis, effect, primary, of(axis), i == 0) for i, (axis, effect) in enumerate(run)),
         None,
-        tuple(left_out),
+        tuple(f"{axis.name}, {effect.id}" for axis, effect, default in chosen if not (default or plan.full)),
         (),
-        "An effect that is absent or reversed in the primary cannot weaken: read this beside SC1.4, SC1.5 and SC1.8.",
+        "Sizes of effects, whatever their sign: where the primary has an effect reversed, it is the reversal that "
+        "weakens or grows. Read this beside SC1.4, SC1.5 and SC1.8.",
         plan.quick,
+        plan.options,
     )
+
+
+def _weakening(axis: Axis, effect: Spec, primary: list[Models], there: list[Models], first: bool) -> Reading:
+    """|T| of an effect in the primary minus |T| in another setting (the other way round for sharper routing)."""
+    way = effect.ways[0]
+    sharper = axis.name == "temperature 1/4"
+    here, other = np.abs(_values(way.T, primary)), np.abs(_values(way.T, there))
+    T = other - here if sharper else here - other
+    words = f"{axis.name} minus primary" if sharper else f"primary minus {axis.name}"
+    nulls = (Null("the primary in the setting's place", "chance", (0.0,) * len(primary)),)
+    statistic = f"|T| of {effect.id} ({way.statistic}): {words}"
+    name = f"{axis.name}, {effect.id}"
+    return Reading(name, "train", statistic, way.margin, tuple(map(float, T)), nulls, first)
 
 
 def plan(ids: Iterable[str], *, full: bool, quick: bool, seeds: int | None) -> Plan:
