@@ -72,6 +72,7 @@ def results_of(claims: list[Claim], plan: Plan, drawn: Mapping[str, Any]) -> dic
             "cite": "F. Liu, arXiv 2601.11616 v1",
         },
         "environment": environment(),
+        "source": source_hash(*soft_clustering.SOURCES)[:16],  # of the code that computed the runs
         "notes": _notes(claims, plan),
         "figures": sorted(drawn),
         "claims": [claim.as_json() for claim in claims],
