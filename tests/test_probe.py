@@ -249,7 +249,14 @@ def test_tokens_that_do_not_visit_an_expert_are_not_seen_in_its_results():
 
 def test_no_token_anywhere_is_an_error_of_its_own(rng):
     moe = mixture(rng, 2, 3, 4, 1)
-    s = Site(x=np.ones((2, 3)), gates=np.zeros((2, 2)), experts=moe.experts, name="idle")
+    with pytest.raises(
+        ValueError, match="expected gates of the Site 'idle' of which some are positive; got zeros only"
+    ):
+        Site(x=np.ones((2, 3)), gates=np.zeros((2, 2)), experts=moe.experts, name="idle")
+    with pytest.raises(ValueError, match="expected at least one token of the Site 'idle'; got none"):
+        Site(x=np.ones((0, 3)), gates=np.zeros((0, 2)), experts=moe.experts, name="idle")
+    # a gate on an expert that was not chosen reaches nobody
+    s = Site(np.ones((2, 3)), np.array([[1.0, 0.0]] * 2), np.array([[1], [1]]), moe.experts, name="idle")
     for probe in (function.survey, function.mean_jacobians, function.token_spectra):
         with pytest.raises(ValueError, match="expected an expert that some token reaches; the Site 'idle' has none"):
             probe(s)
