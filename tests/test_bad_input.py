@@ -95,7 +95,6 @@ FIELDS = [
     ("router_rows", lambda s: replace(s.moe, router=zeros((3, 3))), "tuple of 3 experts", "router; got 4"),
     ("router_width", lambda s: replace(s.moe, router=zeros((4, 7))), "experts of width 7", "(3, 2)"),
     ("router_bias", lambda s: replace(s.moe, bias=zeros(3)), "bias of shape (4,) of MoE; got (3,)"),
-    ("experts_a_list", lambda s: replace(s.moe, experts=[*s.moe.experts]), "tuple of 4 experts", "got list"),
     ("experts_unequal", lambda s: MoE(zeros((2, 3)), (s.f, gelu(s.rng, d, h, 9)), 1), "one output width", "(3, 9)"),
     ("k_0", lambda s: replace(s.moe, k=0), "k within 1..4 of a mixture of 4 experts; got 0"),
     ("k_5", lambda s: replace(s.moe, k=5), "k within 1..4 of a mixture of 4 experts; got 5"),
@@ -138,6 +137,7 @@ WEIGHTS = [
 ]
 
 KINDS = [
+    ("experts_a_list", lambda s: replace(s.moe, experts=[*s.moe.experts]), "tuple of 4 experts", "got list"),
     ("x_of_ints", lambda s: s.f.forward(ints), "x to be an array of floats; got int64 of shape (6, 3)"),
     ("x_of_bools", lambda s: s.moe.forward(ints > 0), "x to be an array of floats; got bool of shape (6, 3)"),
     ("x_of_objects", lambda s: s.rms.forward(ints.astype(object)), "x to be an array of floats; got object"),
