@@ -423,18 +423,39 @@ def read_results(path: Path) -> dict[str, Any]:
 def differences(results: dict[str, Any], recorded: dict[str, Any]) -> list[str]:
     """Where verdicts differ from the recorded ones, a line each; only claims that were run are compared.
 
+    A run of fewer seeds is held against what the recorded numbers of those seeds give: fewer seeds have wider
+    intervals, and may end otherwise without any number being another.
+
     Examples
     --------
     >>> one, two = ({"claims": [{"id": "A", "verdict": v}]} for v in ("reversed", "undecided"))
     >>> differences(one, two)
     ['A: recorded undecided, now reversed']
     """
-    known = {claim["id"]: claim["verdict"] for claim in recorded["claims"]}
+    known = {claim["id"]: claim for claim in recorded["claims"]}
     lines = []
     for claim in results["claims"]:
-        before = known.get(claim["id"])
-        if before is None:
+        if claim["id"] not in known:
             lines.append(f"{claim['id']}: not recorded, now {claim['verdict']}")
-        elif before != claim["verdict"]:
+            continue
+        before = _verdict_on(known[claim["id"]], len((_primary_of(claim) or {"values": ()})["values"]))
+        if before != claim["verdict"]:
             lines.append(f"{claim['id']}: recorded {before}, now {claim['verdict']}")
     return lines
+
+
+def _primary_of(claim: dict[str, Any]) -> dict[str, Any] | None:
+    return next((r for r in claim.get("readings", ()) if r["primary"]), None)
+
+
+def _verdict_on(claim: dict[str, Any], seeds: int) -> str:
+    """The recorded verdict, or where it was recorded with more seeds, that of its first few."""
+    primary = _primary_of(claim)
+    if primary is None or not 0 < seeds < len(primary["values"]):
+        return claim["verdict"]
+
+    def first(values: list[float | None]) -> tuple[float, ...]:
+        return tuple(math.nan if value is None else value for value in values[:seeds])
+
+    nulls = tuple(Null(n["name"], n["kind"], first(n["values"])) for n in primary["nulls"])
+    return judge(Reading("primary", "measure", "", primary["margin"], first(primary["values"]), nulls))

@@ -545,3 +545,14 @@ def test_five_seeds_are_the_fewest():
     assert FEWEST_SEEDS == 5
     assert judge(reading((1.0,) * 5)) == "reproduced"
     assert judge(reading((1.0,) * 4)) == "no verdict"
+
+
+def test_fewer_seeds_are_held_against_the_recorded_numbers_of_these_seeds():
+    def told(values, verdict):
+        r = {"primary": True, "margin": 0.1, "values": values, "nulls": []}
+        return {"claims": [{"id": "A", "verdict": verdict, "readings": [r]}]}
+
+    recorded = told([0.1, 0.4, 0.1, 0.4, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4], "reproduced")
+    assert differences(told(recorded["claims"][0]["readings"][0]["values"][:5], "undecided"), recorded) == []
+    assert differences(told([0.0] * 5, "not reproduced"), recorded) == ["A: recorded undecided, now not reproduced"]
+    assert differences(told([0.0] * 10, "reversed"), recorded) == ["A: recorded reproduced, now reversed"]

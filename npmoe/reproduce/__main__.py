@@ -29,8 +29,8 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("what", nargs="*", metavar="sc1|CLAIM", help="a paper (sc1) or claims (SC1.3 SC1.8); default sc1")
     mode = p.add_mutually_exclusive_group()
-    mode.add_argument("--full", action="store_true", help="every train reading as well, eight seeds: about an hour")
-    mode.add_argument("--quick", action="store_true", help="fifteen seconds on a small model; verdicts mean nothing")
+    mode.add_argument("--full", action="store_true", help="every train reading as well, eight seeds: an hour or more")
+    mode.add_argument("--quick", action="store_true", help="seconds, on a small model; verdicts mean nothing")
     p.add_argument("--seeds", type=_positive, metavar="N", help="number of seeds (5; 8 with --full; 2 with --quick)")
     p.add_argument("--jobs", type=_positive, metavar="N", default=os.cpu_count() or 1, help="runs at once (all cores)")
     p.add_argument(
