@@ -13,10 +13,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
 def keep_heap() -> bool:
     """Tell glibc's malloc, once a process, not to hand freed blocks back to the system.
 
-    A layer of half a megabyte an array allocates and frees the same blocks at every step. By default glibc
-    unmaps them, and touching them again costs a page fault for every 4 KB, which is more than the arithmetic
-    (GELU of (512, 128): 18 ns an element against 8). ``fit`` and ``Factored.leading`` call this; other allocators are
-    left alone.
+    A layer of half a megabyte an array allocates and frees the same blocks at every step. By default glibc unmaps
+    them, and touching them again costs a page fault for every 4 KB, which can be more than the arithmetic on it.
+    ``fit`` and ``Factored.leading`` call this; other allocators are left alone.
 
     Returns
     -------
