@@ -32,6 +32,7 @@ ROOMS = {
 #: What a room may import from other people, at the top of a file; then, only inside functions.
 CORE = {"numpy", "scipy"}
 AT_THE_TOP = {"ledger": CORE, "sweep": {"numpy", "threadpoolctl", "tqdm"}, "report": {"numpy", "jinja2"}}
+AT_THE_TOP |= {"calculus": {*CORE, "threadpoolctl"}}
 AT_THE_TOP |= {"reproduce": {*CORE, "tqdm", "threadpoolctl"}, "verify": CORE, "checkpoint": CORE, "testing": CORE}
 INSIDE = {"sweep": {"distributed"}, "report": {"matplotlib"}}
 INSIDE |= {"verify": {"torch", "jax", "autograd", "mpmath"}, "checkpoint": {"transformers", "safetensors"}}

@@ -14,12 +14,14 @@ import numpy as np
 
 from npmoe.calculus import check
 from npmoe.calculus.memory import keep_heap
+from npmoe.calculus.threads import each, parts
 
 __all__ = ["Factored", "Leading"]
 
 Array = np.ndarray
 
 _PIECE = 1 << 20  # elements of a dense piece: 8 MB in float64, so memory does not grow with tokens
+_CACHED = 1 << 17  # elements of an operand that is to stay in a core's cache: 1 MB in float64
 
 
 class Leading(NamedTuple):
@@ -72,10 +74,12 @@ class Factored:
 
     def pieces(self) -> Iterator[tuple[slice, "Factored"]]:
         """Consecutive runs of tokens whose dense Jacobians take a few megabytes."""
-        size = max(1, _PIECE // (self.L.shape[0] * self.R.shape[2]))
-        for start in range(0, len(self), size):
-            rows = slice(start, min(start + size, len(self)))
+        for rows in parts(len(self), _PIECE // (self.L.shape[0] * self.R.shape[2])):
             yield rows, self[rows]
+
+    def outputs(self, rows: slice) -> "Factored":
+        """The same tokens' Jacobians for some of the outputs (rows of J)."""
+        return Factored(self.L[rows], self.S, self.R)
 
     # ---- all of them, and products from either side ------------------------------------------------------------
 
@@ -83,14 +87,21 @@ class Factored:
         """All Jacobians, (n, o, d).
 
         J is linear in the slopes, vec J_n = K^T S[n] with K the Khatri-Rao product of L's columns and R's
-        rows: the stack is one matrix product.
+        rows: the stack is one matrix product, taken for a few outputs at a time, so that their part of K stays in
+        the cache.
         """
         (o, h), (t, n, _), d = self.L.shape, self.S.shape, self.R.shape[2]
         if n * d < t * h * d and n * o < t * h:  # few tokens: K itself would cost more than it saves
             return self.L @ np.einsum("tnh,thd->nhd", self.S, self.R)
-        K = self.L.T[None, :, :, None] * self.R[:, :, None, :]  # (t, h, o, d)
-        S = self.S.transpose(1, 0, 2).reshape(n, t * h)  # (n, t h)
-        return (S @ K.reshape(t * h, o * d)).reshape(n, o, d)
+        S = self.S.transpose(1, 0, 2).reshape(n, t * h)
+        J = np.empty((n, o * d), np.result_type(self.L, self.S, self.R))
+
+        def fill(outputs: slice) -> None:
+            K = self.L[outputs].T[None, :, :, None] * self.R[:, :, None, :]  # (t, h, part of o, d)
+            np.matmul(S, K.reshape(t * h, -1), out=J[:, outputs.start * d : outputs.stop * d])
+
+        each(fill, list(parts(o, _CACHED // (t * h * d))))
+        return J.reshape(n, o, d)
 
     def apply(self, v: Array) -> Array:
         """J_n v_n for every token (the jvp): v (n, d) -> (n, o)."""
@@ -118,9 +129,19 @@ class Factored:
         ------
         ValueError : for weights that are negative, all zero, not finite or not (n,); for a stack of no tokens.
         """
-        m = self._weights(weights) @ self.S.astype(np.float64, copy=False)  # (t, h)
-        middle = (m[:, :, None] * self.R).sum(axis=0)  # (h, d)
-        return (self.L @ middle).astype(self.L.dtype, copy=False)
+        averaged = self.averaged(weights)
+        return averaged.L @ averaged.R[0]
+
+    def averaged(self, weights: Array | None = None) -> "Factored":
+        """The weighted mean as a stack of one, kept in factors: L and one R, its terms summed, with slopes of one.
+
+        Its `singular_values` are those of `mean`, through the small core where h is below o and d.
+        """
+        m = (self._weights(weights) @ self.S.astype(np.float64, copy=False)).astype(self.R.dtype, copy=False)  # (t, h)
+        middle = m[0][:, None] * self.R[0]  # (h, d)
+        for m_t, R_t in zip(m[1:], self.R[1:], strict=True):
+            middle += m_t[:, None] * R_t
+        return Factored(self.L, np.ones((1, 1, len(middle)), self.S.dtype), middle[None])
 
     def second_moment(self, weights: Array | None = None) -> Array:
         """sum_n w_n J_n^T J_n, (d, d), float64, with w = 1 unless given; not divided by anything.
@@ -199,8 +220,11 @@ class Factored:
         core = self.core()
         q = min(core.L.shape[0], core.R.shape[2])
         out = np.zeros((len(self), min(self.L.shape[0], self.R.shape[2])), self.S.dtype)
-        for rows, piece in core.pieces():
-            out[rows, :q] = np.linalg.svd(piece.dense(), compute_uv=False)
+
+        def fill(rows: slice) -> None:
+            out[rows, :q] = np.linalg.svd(core[rows].dense(), compute_uv=False)
+
+        each(fill, [rows for rows, _ in core.pieces()])
         return out
 
     def leading(self, tol: float = 1e-6, steps: int | None = None) -> Leading:
@@ -226,18 +250,23 @@ class Factored:
         core, sizes = self.core()._unit()
         full = min(core.L.shape[0], core.R.shape[2])
         most = full if steps is None else min(full, check.integer("steps", steps, 1))
-        values, residual = np.zeros(len(self), self.S.dtype), np.zeros(len(self), self.S.dtype)
-        taken = 0
-        size = max(1, _PIECE // core.R.shape[2] // 16)  # tokens; a basis of 16 vectors takes 8 MB
-        for start in range(0, len(self), size):
-            rows = slice(start, min(start + size, len(self)))
-            values[rows], residual[rows], used = _golub_kahan(core[rows], most, full, np.sqrt(tol) / 10)
-            taken = max(taken, used)
-        return Leading(_rescale(values, sizes), residual, taken)
+
+        def search(rows: slice) -> Leading:
+            return _golub_kahan(core[rows], most, full, np.sqrt(tol) / 10)
+
+        found = each(search, list(parts(len(self), _PIECE // core.R.shape[2] // 16)))  # 16 vectors a token: 8 MB
+        if not found:
+            return Leading(np.zeros(0, self.S.dtype), np.zeros(0, self.S.dtype), 0)
+        values, residual = (np.concatenate([getattr(one, name) for one in found]) for name in ("values", "residual"))
+        return Leading(_rescale(values, sizes), residual, max(one.steps for one in found))
 
 
 def _golub_kahan(J: Factored, most: int, full: int, stop: float) -> Leading:
-    """Leading singular values of a stack; finished tokens are taken out of the batch."""
+    """Leading singular values of a stack; finished tokens are taken out of the batch.
+
+    J V = U B and J^T U = V B^T + beta v e^T, B upper bidiagonal with alpha on and beta above its diagonal. `_Ritz` has
+    the largest eigenvalue of B^T B, the square of the value sought.
+    """
     n, d, dtype = len(J), J.R.shape[2], J.S.dtype
     tiny, rounding = np.finfo(dtype).tiny, 4 * np.finfo(dtype).eps * sum(J.R.shape[1:])
     floor = np.full(n, tiny, dtype)  # what is below is rounding: normalized, it would enter B as a direction of J
@@ -247,38 +276,97 @@ def _golub_kahan(J: Factored, most: int, full: int, stop: float) -> Leading:
     v = np.repeat(np.random.default_rng(0).standard_normal((1, d)).astype(dtype), n, axis=0)
     _normalize(v, tiny)
     V = v[None]  # (j, n, d), the right basis
-    B = np.zeros((n, 0, 1), dtype)  # J^T U = V B^T, B (j, j + 1) upper bidiagonal
+    ritz = _Ritz(n)
     u, beta = np.zeros((n, J.L.shape[0]), dtype), np.zeros(n, dtype)
     for j in range(1, most + 1):
         w = J.apply(v)  # (n, o)
         w -= beta[:, None] * u
         alpha, u = _normalize(w, floor), w
         floor = np.maximum(floor, rounding * alpha)
+        ritz.grow(alpha)
         v = J.apply_transpose(u)  # (n, d)
         before = np.einsum("nd,nd->n", v, v)
         _project_out(v, V)
         if (np.einsum("nd,nd->n", v, v) < 1e-2 * before).any():  # what is left has lost digits: once more is enough
             _project_out(v, V)
         beta = _normalize(v, floor)
-        B = np.pad(B, ((0, 0), (0, 1), (0, 1)))
-        B[:, -1, -2], B[:, -1, -1] = alpha, beta
-        if j == most or (j >= 8 and j % 4 == 0):
-            # at full size the left basis is complete and B has all of J; before, beta is what B's square part leaves
-            square = B if j == full else B[:, :, :-1]
-            lam, P = np.linalg.eigh(square @ square.transpose(0, 2, 1))
-            sigma = np.sqrt(np.maximum(lam[:, -1], 0))
-            left = 0 if j == full else beta * np.abs(P[:, -1, -1])
-            error = np.divide(left, sigma, out=np.zeros_like(sigma), where=sigma > tiny)
-            done = (error <= stop) | (j == most)
-            values[at[done]], residual[at[done]] = sigma[done], error[done]
+        left = ritz.widen(beta)
+        if j == full:  # the left basis is complete: beta is all that is left of J, and belongs to B
+            ritz.grow(np.zeros(len(at)))
+            left = np.zeros(len(at))
+        if j == most or j >= 8:
+            done = (left <= stop) | (j == most)
+            values[at[done]], residual[at[done]] = np.sqrt(ritz.value[done]), left[done]
             if done.all():
                 return Leading(values, residual, j)
             if done.any():
                 keep = np.flatnonzero(~done)
-                at, J, B, V, u, v = at[keep], J[keep], B[keep], V[:, keep], u[keep], v[keep]
-                beta, floor = beta[keep], floor[keep]
+                at, J, V, u, v, beta, floor = at[keep], J[keep], V[:, keep], u[keep], v[keep], beta[keep], floor[keep]
+                ritz.keep(keep)
         V = np.concatenate([V, v[None]])
     return Leading(values, residual, most)
+
+
+class _Ritz:
+    """The largest eigenvalue of B^T B for n growing upper bidiagonals B at once, in float64.
+
+    T = B^T B is tridiagonal, and grows by a row without changing the others. The last pivot of T - lambda,
+    d_j = a_j - lambda - b_{j-1}^2 / d_{j-1}, is convex and falling in lambda right of the largest eigenvalue of what T
+    was before, and its root there is the one sought: Newton's method comes to it from the left, always, and starts
+    at the Ritz value of the last eigenvector and the new direction. (LAPACK's eigensolvers, a matrix at a time, take
+    longer than all of the rest.)
+    """
+
+    def __init__(self, n: int) -> None:
+        self.diagonal: list[Array] = []  # of T, each (n,)
+        self.squares: list[Array] = []  # of what stands beside it
+        self.value, self.last = np.zeros(n), np.ones(n)  # largest eigenvalue, square of its eigenvector's last entry
+        self.alpha, self.beta = np.zeros(n), np.zeros(n)
+
+    def grow(self, alpha: Array) -> None:
+        """B gets a column: the beta that it was widened by, and below it alpha."""
+        alpha = alpha.astype(np.float64)
+        if not self.diagonal:
+            self.value = alpha**2
+        else:
+            self.squares.append((self.alpha * self.beta) ** 2)
+            self._newton(alpha**2 + self.beta**2, self.squares[-1] * self.last)
+        self.diagonal.append(alpha**2 + self.beta**2)
+        self.alpha = alpha
+
+    def widen(self, beta: Array) -> Array:
+        """Norm of J^T u - sigma v over sigma, for the pair found, where beta is what no v covers; 0 for J = 0."""
+        self.beta = beta.astype(np.float64)
+        rest = self.alpha * self.beta * np.sqrt(self.last)
+        return np.divide(rest, self.value, out=np.zeros_like(rest), where=self.value > np.finfo(np.float64).tiny)
+
+    def keep(self, rows: Array) -> None:
+        """Only these from now on."""
+        self.diagonal, self.squares = [a[rows] for a in self.diagonal], [b[rows] for b in self.squares]
+        self.value, self.last, self.alpha, self.beta = (a[rows] for a in (self.value, self.last, self.alpha, self.beta))
+
+    def _newton(self, a: Array, coupling: Array) -> None:
+        eps, tiny = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
+        # the larger eigenvalue of [[value, c], [c, a]], c^2 = coupling, without cancellation
+        gap = (self.value - a) / 2
+        above = coupling / np.maximum(np.abs(gap) + np.hypot(gap, np.sqrt(coupling)), tiny)
+        lam = np.maximum(self.value, a) + above
+        alone = lam - self.value < 64 * eps * lam  # converged: the new row adds less than the pivots can show
+        last = coupling / np.maximum((lam - a) ** 2 + coupling, tiny)
+        for _ in range(30):
+            d, slope = self.diagonal[0] - lam, np.full_like(lam, -1.0)
+            for a_i, b_i in zip([*self.diagonal[1:], a], self.squares, strict=True):
+                np.minimum(d, -eps * lam - tiny, out=d)  # these pivots are negative; rounding must not hide it
+                ratio = b_i / d
+                slope *= ratio
+                slope /= d
+                slope -= 1
+                np.subtract(a_i - lam, ratio, out=d)
+            step = np.where(alone, 0, -d / slope)
+            lam += step
+            if (np.abs(step) <= 4 * eps * lam).all():
+                break
+        self.value, self.last = lam, np.where(alone, last, -1 / slope)
 
 
 def _project_out(v: Array, V: Array) -> None:

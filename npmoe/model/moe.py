@@ -9,12 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.factored import Factored
+from npmoe.calculus.threads import each, parts
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.routing import Routing, gates_jacobian, route, route_vjp
 
 __all__ = ["MoE", "MoETrace"]
 
 Array = np.ndarray
+
+_CACHED = 1 << 17  # elements of a piece that is to stay in a core's cache: 1 MB in float64
 
 
 class MoETrace(NamedTuple):
@@ -108,16 +112,17 @@ class MoE:
         """x (n, d) -> y (n, o) and what `vjp` reads. NaN in, NaN out; all that measures refuses NaN."""
         x = check.matrix("x", x, self.router.shape[1], "this mixture")
         routing = self.routing(x)
-        y = np.zeros((len(x), self.widths[1]), np.result_type(x, self.router))
-        rows, outputs, traces = [], [], []
-        for e, expert in enumerate(self.experts):
+
+        def visit(e: int, expert: GeluExpert | SwigluExpert) -> tuple[Array | slice, Array, Array, Any]:
             r = self._rows(routing, e)
             f, trace = expert.forward(x[r])  # (n_e, o)
-            y[r] += routing.gates[r, e, None] * f
-            rows.append(r)
-            outputs.append(f)
-            traces.append(trace)
-        return y, MoETrace(x, routing, tuple(rows), tuple(outputs), tuple(traces))
+            return r, f, routing.gates[r, e, None] * f, trace
+
+        rows, outputs, gated, traces = zip(*each(visit, range(len(self.experts)), self.experts), strict=True)
+        y = np.zeros((len(x), self.widths[1]), np.result_type(x, self.router))
+        for r, gf in zip(rows, gated, strict=True):
+            y[r] += gf
+        return y, MoETrace(x, routing, rows, outputs, traces)
 
     def _rows(self, routing: Routing, e: int) -> Array | slice:
         # a slice where all rows go to all experts: no copy of x
@@ -132,45 +137,60 @@ class MoE:
         """
         x, routing = trace.x, trace.routing
         dy = check.shaped("dy", dy, (len(x), self.widths[1]), "this trace")
-        dx = np.zeros_like(x) if wrt_x else None
         dgates = np.zeros_like(routing.gates)  # (n, E)
-        dexperts = []
-        for e, (expert, r, f, inner) in enumerate(
-            zip(self.experts, trace.rows, trace.outputs, trace.traces, strict=True)
-        ):
+
+        def visit(e: int, expert: Any, r: Array | slice, f: Array, inner: Any) -> tuple[Array | None, Any]:
             dy_e = dy[r]  # (n_e, o)
             dgates[r, e] = np.einsum("no,no->n", dy_e, f)
-            dx_e, dexpert = expert.vjp(inner, routing.gates[r, e, None] * dy_e, wrt_x)
-            dexperts.append(dexpert)
-            if dx is not None:
+            return expert.vjp(inner, routing.gates[r, e, None] * dy_e, wrt_x)
+
+        visits = range(len(self.experts)), self.experts, trace.rows, trace.outputs, trace.traces
+        dxs, dexperts = zip(*each(visit, *visits), strict=True)
+        dx = np.zeros_like(x) if wrt_x else None
+        if dx is not None:
+            for r, dx_e in zip(trace.rows, dxs, strict=True):
                 dx[r] += dx_e
         ds = (route_vjp(routing, dgates) + dscores) / routing.gates.dtype.type(self.temperature)  # (n, E)
         if dx is not None:
             dx += ds @ self.router
         dbias = None if self.bias is None else ds.sum(axis=0)
-        return dx, MoE(ds.T @ x, tuple(dexperts), self.k, self.renormalize, self.temperature, dbias)
+        return dx, MoE(ds.T @ x, dexperts, self.k, self.renormalize, self.temperature, dbias)
 
     def jacobian(self, x: Array) -> Array:
         """Jacobian of the whole layer, sum_e g_e J_e + sum_e f_e dg_e^T, x (n, d) -> (n, o, d)."""
-        return self.expert_jacobian(x) + self.router_jacobian(x)
+        return self._add_experts(x, self.router_jacobian(x))
 
     def expert_jacobian(self, x: Array) -> Array:
         """First term, sum_e g_e J_e, (n, o, d): the one that the papers keep."""
         x = check.finite("x", check.matrix("x", x, self.router.shape[1], "this mixture"))
-        routing = self.routing(x)
-        total = np.zeros((len(x), self.widths[1], self.widths[0]), np.result_type(x, self.router))
-        for e, expert in enumerate(self.experts):
-            r = self._rows(routing, e)
-            J = expert.linearize(x[r]).dense()  # (n_e, o, d)
-            J *= routing.gates[r, e, None, None]
-            total[r] += J
-        return total
+        return self._add_experts(x, np.zeros((len(x), *reversed(self.widths)), np.result_type(x, self.router)))
 
     def router_jacobian(self, x: Array) -> Array:
         """Second term, sum_e f_e dg_e^T, (n, o, d): of rank k - 1 at most where the gates sum to 1, else k."""
         x = check.finite("x", check.matrix("x", x, self.router.shape[1], "this mixture"))
         routing = self.routing(x)
-        return self._outputs(x, routing) @ self._gates_jacobian(routing)
+        F, dgates = self._outputs(x, routing), self._gates_jacobian(routing)  # (n, o, E), (n, E, d)
+        J = np.empty((len(x), *reversed(self.widths)), np.result_type(x, self.router))
+        each(lambda rows: np.matmul(F[rows], dgates[rows], out=J[rows]), list(parts(len(x), _CACHED // (J.shape[1] * J.shape[2]))))
+        return J
+
+    def _add_experts(self, x: Array, J: Array) -> Array:
+        """Add the first term to J (n, o, d), in place and for a few outputs at a time, which stay in the cache."""
+        routing = self.routing(x)
+
+        def gated(e: int, expert: Any) -> tuple[Array | slice, Factored]:
+            r = self._rows(routing, e)
+            J_e = expert.linearize(x[r])
+            return r, Factored(J_e.L, J_e.S * routing.gates[r, e, None], J_e.R)
+
+        stacks = each(gated, range(len(self.experts)), self.experts)
+
+        def add(outputs: slice) -> None:
+            for r, J_e in stacks:
+                J[r, outputs] += J_e.outputs(outputs).dense()
+
+        each(add, list(parts(J.shape[1], _CACHED // max(1, J[:, 0].size))))
+        return J
 
     def mean_jacobian(self, x: Array, weights: Array | None = None, *, router: bool = True) -> Array:
         """Weighted mean over tokens of the whole layer's Jacobian, (o, d), in closed form.
@@ -188,10 +208,14 @@ class MoE:
         w = np.ones(len(x)) if weights is None else check.weights("weights", weights, len(x)).astype(np.float64)
         w = w / w.max()  # the sum of subnormal weights must not be 0
         total = np.zeros((self.widths[1], self.widths[0]))
-        for e, expert in enumerate(self.experts):
-            g = w * routing.gates[:, e]
-            if g.any():
-                total += expert.mean_jacobian(x, g) * g.sum()
+
+        def visit(e: int, expert: Any) -> Array | float:
+            r = self._rows(routing, e)
+            g = w[r] * routing.gates[r, e]
+            return expert.mean_jacobian(x[r], g) * g.sum() if g.any() else 0.0
+
+        for J_e in each(visit, range(len(self.experts)), self.experts):
+            total += J_e
         if router:
             F = self._outputs(x, routing)  # (n, o, E)
             total += np.einsum("noe,ned->od", F, w[:, None, None] * self._gates_jacobian(routing), optimize=True)
@@ -204,7 +228,10 @@ class MoE:
     def _outputs(self, x: Array, routing: Routing) -> Array:
         """Outputs of the chosen experts, (n, o, E); zero where not chosen, since there dg_e is zero too."""
         F = np.zeros((len(x), self.widths[1], len(self.experts)), np.result_type(x, self.router))
-        for e, expert in enumerate(self.experts):
+
+        def fill(e: int, expert: Any) -> None:
             r = self._rows(routing, e)
             F[r, :, e] = expert.forward(x[r])[0]
+
+        each(fill, range(len(self.experts)), self.experts)
         return F

@@ -5,14 +5,15 @@ one exception is the whole layer's Jacobian at every token, for which each is vi
 An expert that no token reaches has NaN.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from npmoe.calculus.factored import Factored
+from npmoe.calculus.threads import each
 from npmoe.geometry.spectra import energy
-from npmoe.probe.site import Site, visits
+from npmoe.probe.site import Site, Visit, visits
 
 __all__ = [
     "NORMS",
@@ -23,6 +24,7 @@ __all__ = [
     "layer_jacobians",
     "layer_norms",
     "mean_jacobians",
+    "mean_spectra",
     "norms",
     "survey",
     "token_spectra",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 Array = np.ndarray
+T = TypeVar("T")
 
 #: The readings of "the Jacobian's norm". sigma: leading value, frob: Frobenius norm; of the mean Jacobian (mean); per
 #: token, its weighted mean and its maximum (token, peak); of the rows sqrt(w_n) J_n stacked (stack).
@@ -49,8 +52,27 @@ def mean_jacobians(site: Site, over: str = "routed") -> Array:
     >>> mean_jacobians(s).shape
     (4, 3, 3)
     """
-    found = {visit.e: visit.J.mean(visit.weights) for visit in visits(site, over, "mean_jacobians")}
+    return _filled(_each(lambda visit: visit.J.mean(visit.weights), site, over, "mean_jacobians"), site)
+
+
+def mean_spectra(site: Site, over: str = "routed") -> Array:
+    """Singular values of each expert's mean Jacobian, (E, min(o, d)), through the small core where h is below o and d.
+
+    Examples
+    --------
+    >>> import npmoe
+    >>> rng = np.random.default_rng(0)
+    >>> s = npmoe.site(npmoe.init.gelu_moe(rng, E=4, d=6, h=2, k=2), rng.standard_normal((9, 6)))
+    >>> (mean_spectra(s) > 1e-9).sum(axis=1)
+    array([2, 2, 2, 2])
+    """
+    found = _each(lambda visit: visit.J.averaged(visit.weights).singular_values()[0], site, over, "mean_spectra")
     return _filled(found, site)
+
+
+def _each(measure: Callable[[Visit], T], site: Site, over: str, probe: str) -> dict[int, T]:
+    """What `measure` says of each expert that some weight reaches, by its number; experts side by side."""
+    return dict(each(lambda visit: (visit.e, measure(visit)), visits(site, over, probe)))
 
 
 class Survey(NamedTuple):
@@ -69,12 +91,13 @@ def survey(site: Site, over: str = "routed", tokens: bool = True, tol: float = 1
     tokens : without, the two leading values per token, the only ones that are not closed forms, are left NaN.
     tol : relative error of these two (Lanczos).
     """
-    table = np.full((site.E, len(NORMS)), np.nan)
-    means: dict[int, Array] = {}
-    for visit in visits(site, over, "survey"):
-        means[visit.e] = visit.J.mean(visit.weights)
-        table[visit.e] = _norms(visit.J, means[visit.e], visit.weights, tokens, tol)
-    return Survey(table, _filled(means, site))
+
+    def measure(visit: Visit) -> tuple[Array, Array]:
+        mean = visit.J.mean(visit.weights)
+        return np.array(_norms(visit.J, mean, visit.weights, tokens, tol)), mean
+
+    found = _each(measure, site, over, "survey")
+    return Survey(*(_filled({e: pair[i] for e, pair in found.items()}, site) for i in (0, 1)))
 
 
 def norms(site: Site, over: str = "routed", tokens: bool = True, tol: float = 1e-6) -> Array:
@@ -132,27 +155,29 @@ class TokenSpectra(NamedTuple):
 
 def token_spectra(site: Site, over: str = "routed") -> TokenSpectra:
     """Exact spectra of every token's Jacobian, streamed, and averaged for each expert ("the mean of the SVDs")."""
-    found: dict[int, Array] = {}
-    for visit in visits(site, over, "token_spectra"):
+
+    def measure(visit: Visit) -> Array:
         total = 0
         for piece, J in visit.J.pieces():
             sigma = J.singular_values()  # (m, r)
             # a Jacobian of zeros has no shares; it counts with its zero sigma only
             parts = np.nan_to_num(np.stack([sigma, energy(sigma**2), energy(sigma)]))  # (3, m, r)
             total = total + visit.weights[piece] @ parts
-        found[visit.e] = total / visit.weights.sum()
-    return TokenSpectra(*_filled(found, site).transpose(1, 0, 2))
+        return total / visit.weights.sum()
+
+    return TokenSpectra(*_filled(_each(measure, site, over, "token_spectra"), site).transpose(1, 0, 2))
 
 
 def curvature(site: Site, over: str = "routed") -> Array:
     """Root mean square over tokens of each GELU expert's Hessian norm, (E,); closed form."""
-    out = np.full(site.E, np.nan)
-    for visit in visits(site, over, "curvature"):
+
+    def measure(visit: Visit) -> Array:
         if not hasattr(visit.expert, "hessian_norm"):
             raise ValueError(f"curvature needs experts with a hessian_norm; got {type(visit.expert).__name__}")
         w = visit.weights / visit.weights.sum()
-        out[visit.e] = np.sqrt(w @ visit.expert.hessian_norm(site.x[visit.rows]) ** 2)
-    return out
+        return np.sqrt(w @ visit.expert.hessian_norm(visit.x) ** 2)
+
+    return _filled(_each(measure, site, over, "curvature"), site)
 
 
 def layer_jacobians(site: Site, piece: int = 128) -> Iterator[tuple[slice, Array, Array]]:

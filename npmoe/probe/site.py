@@ -5,6 +5,7 @@ n tokens, d width, E experts, k experts a token.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -146,18 +147,24 @@ class Site:
         return np.flatnonzero((self.chosen == e).any(axis=1))
 
 
-class Visit(NamedTuple):
-    """One expert: its number, itself, the rows that it is measured on, their weights, its Jacobians in factors."""
+@dataclass(frozen=True, eq=False)
+class Visit:
+    """One expert: its number, itself, the rows that it is measured on, their weights, and what it reads there."""
 
     e: int
     expert: Any
     rows: Array
     weights: Array
-    J: Factored
+    x: Array
+
+    @cached_property
+    def J(self) -> Factored:
+        """The expert's Jacobians at these rows, in factors; computed when first asked for, by whoever asks."""
+        return self.expert.linearize(self.x)
 
 
 def visits(site: Site, over: str = "routed", probe: str = "this probe") -> Iterator[Visit]:
-    """Each expert once, in order, with its linearization; experts that no weight reaches are passed over.
+    """Each expert once, in order; experts that no weight reaches are passed over.
 
     Parameters
     ----------
@@ -166,11 +173,16 @@ def visits(site: Site, over: str = "routed", probe: str = "this probe") -> Itera
     if over not in ("routed", "all"):
         raise ValueError(f"expected over to be 'routed' or 'all'; got {over!r}")
     site.need(probe, "experts")
-    for e, expert in enumerate(site.experts or ()):
+    experts = site.experts or ()
+    for e in range(site.E):
+        expert = experts[e]  # by its number: an iterator may keep the last one while it makes the next
         rows = site.rows(e) if over == "routed" else np.arange(site.n)
         weights = site.gates[rows, e] if over == "routed" else np.ones(site.n)
-        if weights.any():
-            yield Visit(e, expert, rows, weights, expert.linearize(site.x[rows]))
+        visit = Visit(e, expert, rows, weights, site.x[rows])
+        del expert  # a lazy one is to be gone before the next is made
+        if visit.weights.any():
+            yield visit
+        del visit
 
 
 def site(model: Any, x: Array, name: str = "") -> Site:
