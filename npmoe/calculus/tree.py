@@ -5,6 +5,7 @@ A gradient is a tree of the same shape, so Adam, a gradient check and saving are
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,21 +26,28 @@ def named_leaves(tree: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
     if isinstance(tree, np.ndarray):
         yield name, tree
         return
-    for key, child in _children(tree):
+    keys = range(len(tree)) if isinstance(tree, tuple) else _names(type(tree))
+    for key, child in zip(keys, _children(tree), strict=True):
         yield from named_leaves(child, f"{name}.{key}" if name else str(key))
 
 
-def _children(tree: Any) -> Iterator[tuple[str | int, Any]]:
-    if isinstance(tree, tuple):
-        yield from enumerate(tree)
-    elif is_dataclass(tree):
-        for field in fields(tree):
-            yield field.name, getattr(tree, field.name)
+def _fields(kind: type) -> tuple[str, ...]:
+    """Names of a dataclass's fields; what is neither a dataclass nor a tuple nor an array has no children."""
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
+
+
+_names: Callable[[type], tuple[str, ...]] = cache(_fields)
+
+
+def _children(tree: Any) -> tuple[Any, ...]:
+    return tree if isinstance(tree, tuple) else tuple(getattr(tree, name) for name in _names(type(tree)))
 
 
 def leaves(tree: Any) -> list[np.ndarray]:
     """The arrays of a tree, in the order of `named_leaves`."""
-    return [leaf for _, leaf in named_leaves(tree)]
+    if isinstance(tree, np.ndarray):
+        return [tree]
+    return [leaf for child in _children(tree) for leaf in leaves(child)]
 
 
 def map_leaves(function: Callable[..., np.ndarray], tree: Tree, *others: Tree) -> Tree:
@@ -54,12 +62,10 @@ def map_leaves(function: Callable[..., np.ndarray], tree: Tree, *others: Tree) -
         return function(tree, *others)  # type: ignore[return-value]
     if isinstance(tree, tuple):
         return tuple(map_leaves(function, *children) for children in zip(tree, *others, strict=True))  # type: ignore[return-value]
-    if is_dataclass(tree):
-        new = {
-            field.name: map_leaves(function, *(getattr(t, field.name) for t in (tree, *others)))
-            for field in fields(tree)
-        }
-        return replace(tree, **new)  # type: ignore[type-var]
+    if names := _names(type(tree)):
+        return replace(
+            tree, **{name: map_leaves(function, *(getattr(t, name) for t in (tree, *others))) for name in names}
+        )  # type: ignore[type-var]
     return tree
 
 
@@ -98,15 +104,25 @@ def unflatten(vector: np.ndarray, like: Tree) -> Tree:
     >>> unflatten(np.arange(3.0), like=(np.ones((1, 2)), np.zeros(1)))
     (array([[0., 1.]]), array([2.]))
     """
-    size = sum(leaf.size for leaf in leaves(like))
+    found = leaves(like)
+    ends = np.cumsum([leaf.size for leaf in found], dtype=int).tolist()
+    size = ends[-1] if ends else 0
     if vector.shape != (size,):
         raise ValueError(f"expected a flat vector of {size} elements, as many as the tree has; got {vector.shape}")
-    start = 0
+    views = (vector[end - leaf.size : end].reshape(leaf.shape) for leaf, end in zip(found, ends, strict=True))
+    return _rebuilt(like, views)
 
-    def take(leaf: np.ndarray) -> np.ndarray:
-        nonlocal start
-        view = vector[start : start + leaf.size].reshape(leaf.shape)
-        start += leaf.size
-        return view
 
-    return map_leaves(take, like)
+def _rebuilt(like: Any, views: Iterator[np.ndarray]) -> Any:
+    """`like` with the next views in the places of its leaves. Their shapes are the same, so no layer checks them again:
+    in training that would take longer than Adam."""
+    if isinstance(like, np.ndarray):
+        return next(views)
+    if isinstance(like, tuple):
+        return tuple(_rebuilt(child, views) for child in like)
+    if not (names := _names(type(like))):
+        return like
+    new = object.__new__(type(like))
+    vars(new).update(vars(like))
+    vars(new).update((name, _rebuilt(getattr(like, name), views)) for name in names)
+    return new

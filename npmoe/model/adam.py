@@ -1,10 +1,15 @@
 """Adam over one flat vector (Kingma and Ba, arXiv 1412.6980, algorithm 1)."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from npmoe.calculus.threads import each, parts
+
 __all__ = ["Adam"]
+
+_PIECE = 1 << 15  # elements: the five arrays of a piece stay in a core's cache over all passes
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Adam:
 
     def start(self, size: int, dtype: type | np.dtype = np.float64) -> "AdamState":
         """Moments of zero for `size` parameters."""
-        return AdamState(*np.zeros((3, size), dtype))
+        return AdamState(*np.zeros((2, size), dtype))
 
     def step(self, theta: np.ndarray, gradient: np.ndarray, state: "AdamState") -> np.ndarray:
         """A new vector of parameters; `theta` and `gradient` are read only, `state` is advanced in place.
@@ -34,27 +39,33 @@ class Adam:
         theta - lr mhat / (sqrt(vhat) + eps), mhat and vhat the moments over 1 - beta^t.
         """
         state.t += 1
-        m, v, work = state.m, state.v, state.work
-        m *= self.beta1
-        np.multiply(gradient, 1 - self.beta1, out=work)
-        m += work
-        v *= self.beta2
-        np.multiply(gradient, gradient, out=work)
-        work *= 1 - self.beta2
-        v += work
-        np.sqrt(v, out=work)
-        work *= 1 / np.sqrt(1 - self.beta2**state.t).item()
-        work += self.eps
-        np.divide(m, work, out=work)
-        work *= self.lr / (1 - self.beta1**state.t)
-        return theta - work
+        rate, root = self.lr / (1 - self.beta1**state.t), 1 / math.sqrt(1 - self.beta2**state.t)
+        new = np.empty_like(theta)
+
+        def move(piece: slice) -> None:
+            m, v, work, g = state.m[piece], state.v[piece], new[piece], gradient[piece]
+            np.multiply(g, g, out=work)
+            work *= 1 - self.beta2
+            v *= self.beta2
+            v += work
+            np.multiply(g, 1 - self.beta1, out=work)
+            m *= self.beta1
+            m += work
+            np.sqrt(v, out=work)
+            work *= root
+            work += self.eps
+            np.divide(m, work, out=work)
+            work *= -rate
+            work += theta[piece]
+
+        each(move, list(parts(theta.size, _PIECE)))
+        return new
 
 
 @dataclass
 class AdamState:
-    """First and second moments, a buffer of the same size, and the number of steps taken; private to one fit."""
+    """First and second moments, and the number of steps taken; private to one fit."""
 
     m: np.ndarray
     v: np.ndarray
-    work: np.ndarray
     t: int = 0

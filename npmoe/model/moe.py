@@ -171,7 +171,10 @@ class MoE:
         routing = self.routing(x)
         F, dgates = self._outputs(x, routing), self._gates_jacobian(routing)  # (n, o, E), (n, E, d)
         J = np.empty((len(x), *reversed(self.widths)), np.result_type(x, self.router))
-        each(lambda rows: np.matmul(F[rows], dgates[rows], out=J[rows]), list(parts(len(x), _CACHED // (J.shape[1] * J.shape[2]))))
+        each(
+            lambda rows: np.matmul(F[rows], dgates[rows], out=J[rows]),
+            list(parts(len(x), _CACHED // (J.shape[1] * J.shape[2]))),
+        )
         return J
 
     def _add_experts(self, x: Array, J: Array) -> Array:

@@ -7,6 +7,7 @@ import numpy as np
 
 from npmoe.calculus import check, tree
 from npmoe.calculus.memory import keep_heap
+from npmoe.calculus.threads import one_blas_thread
 from npmoe.model.adam import Adam
 from npmoe.model.moe import MoE
 
@@ -117,21 +118,23 @@ def _fit(
     model = tree.unflatten(theta, model)
     state = adam.start(theta.size, theta.dtype)
     for step in range(steps + 1):
-        prediction, trace = model.forward(x)
+        with one_blas_thread():
+            prediction, trace = model.forward(x)
         target = check.shaped(f"y({step})", y(step), prediction.shape, "this batch") if callable(y) else y
         loss, dy = mse(prediction, target)
         yield step, loss, model
         if step == steps:
             return
-        if balance is None:
-            _, dmodel = model.vjp(trace, dy, wrt_x=False)
-        else:
-            scores = model.scores(x)
-            dscores = balance(scores, trace.routing.chosen)[1]
-            check.shaped("the balance loss's gradient", dscores, scores.shape, "the scores")
-            _, dmodel = model.vjp(trace, dy, wrt_x=False, dscores=dscores)
-        gradient = tree.flatten(dmodel)
-        if frozen is not None:
-            gradient[frozen] = 0  # Adam's step is then exactly zero
-        theta = adam.step(theta, gradient, state)
+        with one_blas_thread():
+            if balance is None:
+                _, dmodel = model.vjp(trace, dy, wrt_x=False)
+            else:
+                scores = model.scores(x)
+                dscores = balance(scores, trace.routing.chosen)[1]
+                check.shaped("the balance loss's gradient", dscores, scores.shape, "the scores")
+                _, dmodel = model.vjp(trace, dy, wrt_x=False, dscores=dscores)
+            gradient = tree.flatten(dmodel)
+            if frozen is not None:
+                gradient[frozen] = 0  # Adam's step is then exactly zero
+            theta = adam.step(theta, gradient, state)
         model = tree.unflatten(theta, model)
