@@ -1,38 +1,115 @@
-"""`python -m bench`: every row side by side, as a table and as JSON."""
+"""`python -m bench`: every row side by side, how cost grows, layers of real size; a table, JSON and a figure."""
 
 import argparse
+import datetime
+import importlib.metadata
 import json
 import os
 import platform
 import sys
 from pathlib import Path
-
-import numpy as np
-import scipy
+from typing import Any
 
 import npmoe
-from bench.rows import ROWS
+from bench import figure, layers, scaling, table
+from bench.rows import DTYPES, EXTRA, ROWS, WORK, missing
+
+RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> int:
-    """Run the rows that were asked for, print a table, and write the JSON."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Time npmoe side by side with other ways.")
-    parser.add_argument("--only", choices=sorted(ROWS), help="one row")
-    parser.add_argument("--json", type=Path, default=Path("bench/results/latest.json"), help="where the numbers go")
+    """Run what was asked for, print it, and write it down."""
+    every = {**ROWS, **EXTRA}
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Time npmoe beside PyTorch, JAX and SciPy; each pair is first checked for equal numbers.",
+        epilog=f"rows: {', '.join(every)}",
+    )
+    parser.add_argument("--only", metavar="ROW", help="one row, or one of: growth, layers")
+    parser.add_argument("--dtype", choices=["float64", "float32"], help="one of the two; both unless given")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="where the numbers go; bench/results/latest.json for all"
+    )
     args = parser.parse_args()
-    print(f"{'row':18}{'size':32}{'npmoe ms':>10}  best of the others, ratio (10 to 90 % of pairs)")
-    rows = []
-    for name in [args.only] if args.only else ROWS:
-        row = ROWS[name]()
-        best = min(row.peers, key=lambda peer: row.peers[peer])
-        print(f"{row.name:18}{row.size:32}{row.npmoe_ms:10.3f}  {best} {row.peers[best]:.3f} ms, "
-              f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})", flush=True)  # fmt: skip
-        rows.append(row._asdict())
-    versions = {"npmoe": npmoe.__version__, "numpy": np.__version__, "scipy": scipy.__version__}
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps({"machine": machine, "versions": versions, "rows": rows}, indent=1) + "\n")
+    if args.only and args.only not in [*every, "growth", "layers"]:
+        parser.error(f"expected --only to name a row ({', '.join(every)}), growth or layers; got {args.only!r}")
+    for peer in missing():
+        print(f"{peer} is not installed: its ways are left out (pip install -e '.[bench]')", file=sys.stderr)
+
+    results: dict[str, Any] = {"machine": machine(), "date": datetime.date.today().isoformat(), "versions": versions()}
+    print(f"{results['machine']}; single times of a shared machine vary, ratios of one run count")
+    results["rows"] = _rows([args.only] if args.only in every else [] if args.only else list(every), args.dtype)
+    results["growth"] = _growth() if args.only in (None, "growth") else []
+    results["layers"] = _layers() if args.only in (None, "layers") else []
+
+    path = args.json or (None if args.only else RESULTS / "latest.json")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        print(f"numbers: {path}")
+    if args.only is None and path is not None:
+        path.with_suffix(".md").write_text(table.markdown(results))
+        figure.draw(results, path.with_suffix(".svg"))
+        print(f"table: {path.with_suffix('.md')}   figure: {path.with_suffix('.svg')}")
     return 0
+
+
+def _rows(names: list[str], dtype: str | None) -> list[dict[str, Any]]:
+    if names:
+        print(f"\n{'row':27}{'dtype':9}{'size':30}{'npmoe ms':>10}{'MB':>8}", end="")
+        print(f"{'ratio':>8}{'10 to 90 %':>18}{'best ms':>12}{'MB':>8}")
+    found = []
+    for name in names:
+        for one in DTYPES.get(name, ("float64", "float32")):
+            if dtype in (None, one) or not one:
+                row = {**ROWS, **EXTRA}[name](one)
+                print(row.shown(), flush=True)
+                found.append(row._asdict())
+    return found
+
+
+def _growth() -> list[dict[str, Any]]:
+    print(f"\n{'how cost grows':24}{'axis':6}{'sizes':28}{'slope':>8}{'arithmetic':>12}   milliseconds")
+    found = []
+    for name in WORK:
+        for one in scaling.growths(name):
+            times = ", ".join(f"{ms:.3g}" for ms in one.ms)
+            sizes = ", ".join(map(str, one.sizes))
+            print(f"{one.name:24}{one.axis:6}{sizes:28}{one.slope:8.2f}{one.allowed:12}   {times}", flush=True)
+            found.append(one._asdict())
+    return found
+
+
+def _layers() -> list[dict[str, Any]]:
+    found = []
+    for name in layers.SHAPES:
+        layer = layers.survey(name)
+        print("\n" + "\n".join(f"{key:56}{value}" for key, value in layer.items()), flush=True)
+        found.append(layer)
+    return found
+
+
+def machine() -> str:
+    """The processor's name where the system tells it, and how many cores there are."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = models[0] if models else name
+    return f"{name}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+
+
+def versions() -> dict[str, str]:
+    """Of npmoe and of everything that is compared."""
+    found = {"npmoe": npmoe.__version__}
+    for package in ("numpy", "scipy", "torch", "jax"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
 
 
 if __name__ == "__main__":

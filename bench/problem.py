@@ -50,5 +50,5 @@ def problem(
     rng = np.random.default_rng(seed)
     x, y = rng.standard_normal((2, n, d)).astype(dtype)
     moe = npmoe.init.gelu_moe(rng, E, d, h, k, dtype=np.dtype(dtype).type)
-    stacked = [np.stack([getattr(f, name) for f in moe.experts]) for name in ("W1", "b1", "W2", "b2")]
-    return Problem(x, y, moe.router, *stacked, moe.route(x)[0], k)
+    stacked = {name: np.stack([getattr(f, name) for f in moe.experts]) for name in ("W1", "b1", "W2", "b2")}
+    return Problem(x, y, moe.router, **stacked, gates=moe.route(x)[0], k=k)

@@ -1,61 +1,118 @@
 """Pairs of functions timed in turn, A B A B ..., so that a machine whose speed drifts is fair to both."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Row", "compare"]
+from bench.memory import megabytes
+
+__all__ = ["Row", "best_of", "compare"]
+
+Way = Callable[[], Any]
+WARM = (
+    0.02  # seconds: what is shorter is called once untimed in front of each timing, caches and threads being another's
+)
+SPEND = 4.0  # seconds that a row may take, beyond its least number of rounds
 
 
 class Row(NamedTuple):
-    """One comparison: medians in milliseconds, and the ratio best peer / npmoe of pairs taken next to one another."""
+    """One comparison: medians in milliseconds; the ratio best peer / npmoe, and its spread over rounds; memory."""
 
     name: str
     dtype: str
     size: str
     npmoe_ms: float
     peers: dict[str, float]
-    ratio: float
-    low: float
-    high: float
+    ratio: float | None  # median over rounds; None without a peer
+    low: float | None  # 10 % quantile
+    high: float | None  # 90 %
+    best: str | None  # the peer of the ratio
+    megabytes: dict[str, float]  # what a call takes beyond what was there, its result included
+    rounds: int
+
+    def shown(self) -> str:
+        """The row as a line of the table on the screen."""
+        own = f"{self.name:27}{self.dtype:9}{self.size:30}{self.npmoe_ms:10.3f}{self.megabytes.get('npmoe', 0):8.0f}"
+        if self.best is None:
+            return own
+        theirs = f"{self.peers[self.best]:12.3f}{self.megabytes[self.best]:8.0f}  {self.best}"
+        return f"{own}{self.ratio:8.2f}{f'{self.low:.2f} to {self.high:.2f}':>18}{theirs}"
 
 
 def compare(
     name: str,
-    ours: Callable[[], Any],
-    peers: dict[str, Callable[[], Any]],
+    ours: Way,
+    peers: dict[str, Way],
     *,
     size: str,
     dtype: str = "float64",
-    rounds: int = 15,
     equal: Callable[[Any, Any], None] | None = None,
+    least: int = 3,
+    most: int = 101,
+    first: str | None = None,
 ) -> Row:
     """Time `ours` against each peer in turn; first let `equal` hold their results against one another.
+
+    Parameters
+    ----------
+    equal : called with our result and each peer's; it raises where they differ.
+    least, most : rounds; between the two, as many as fit into `SPEND` seconds.
+    first : what the peer's ratio is of: the fastest by its median, unless a name is given.
 
     Raises
     ------
     AssertionError : from `equal`, where a peer gives other numbers: then there is nothing to time.
     """
-    result = ours()
-    for peer in peers.values():
-        other = peer()
-        if equal is not None:
-            equal(result, other)
-    mine, theirs = np.zeros(rounds), np.zeros((rounds, len(peers)))
-    for i in range(rounds):
-        mine[i] = _milliseconds(ours)
-        for j, peer in enumerate(peers.values()):
-            theirs[i, j] = _milliseconds(peer)
-    best = int(np.median(theirs, axis=0).argmin())
-    ratios = theirs[:, best] / mine
-    medians = dict(zip(peers, np.median(theirs, axis=0).tolist(), strict=True))
-    low, median, high = np.quantile(ratios, [0.1, 0.5, 0.9]).tolist()
-    return Row(name, dtype, size, float(np.median(mine)), medians, median, low, high)
+    ways = {"npmoe": ours, **peers}
+    memory: dict[str, float] = {}
+    result = None
+    for way, function in ways.items():
+        found = function()  # compiles, where there is something to compile
+        result = found if result is None else result
+        if equal is not None and way != "npmoe":
+            try:
+                equal(result, found)
+            except AssertionError as error:
+                raise AssertionError(f"{name} ({dtype}): {way} gives other numbers than npmoe: {error}") from None
+        memory[way] = megabytes(function)
+    del result, found
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    start = time.perf_counter()
+    for i in range(most):
+        for way, function in ways.items():
+            times[way].append(_milliseconds(function))
+        if i + 1 >= least and time.perf_counter() - start > SPEND:
+            break
+    medians = {way: float(np.median(values)) for way, values in times.items()}
+    npmoe_ms = medians.pop("npmoe")
+    if not peers:
+        return Row(name, dtype, size, npmoe_ms, {}, None, None, None, None, memory, i + 1)
+    best = first or min(medians, key=lambda way: medians[way])
+    low, median, high = np.quantile(np.array(times[best]) / times["npmoe"], [0.1, 0.5, 0.9]).tolist()
+    return Row(name, dtype, size, npmoe_ms, medians, median, low, high, best, memory, i + 1)
 
 
-def _milliseconds(function: Callable[[], Any]) -> float:
+def best_of(function: Way, spend: float = 0.3) -> float:
+    """The shortest of several timings in milliseconds, at least three: for how cost grows, not for comparisons."""
+
+    def timings() -> Iterator[float]:
+        start = time.perf_counter()
+        for i in range(101):
+            yield _milliseconds(function)
+            if i >= 2 and time.perf_counter() - start > spend:
+                return
+
+    return min(timings())
+
+
+def _milliseconds(function: Way) -> float:
+    start = time.perf_counter()
+    function()
+    once = time.perf_counter() - start
+    if once > WARM:
+        return once * 1e3
     start = time.perf_counter()
     function()
     return (time.perf_counter() - start) * 1e3

@@ -8,7 +8,6 @@ n tokens, d width, h hidden, E experts, k experts a token; c slots an expert in 
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -47,8 +46,8 @@ def _cdf(z: Array) -> Array:
 
 
 def _gelu(z: Array) -> Array:
-    """Exact GELU; in float64 the same as jax.nn.gelu(approximate=False)."""
-    return z * _cdf(z)
+    """Exact GELU."""
+    return z * _cdf(z) if z.dtype == jnp.float32 else jax.nn.gelu(z, approximate=False)
 
 
 def _expert(W1: Array, b1: Array, W2: Array, b2: Array, x: Array) -> Array:
@@ -67,7 +66,7 @@ def _finished(f: Callable, *args: Any, **options: Any) -> Callable[[], Any]:
     return lambda: jax.block_until_ready(compiled(*args))
 
 
-# ---- training ---------------------------------------------------------------------------------------------------------
+# ---- training ------------------------------------------------------------------------------------------------------
 
 
 def train(p: Problem) -> Ways:
@@ -202,7 +201,7 @@ def _dispatched_step(p: Problem) -> Callable[[], Array]:
     return once
 
 
-# ---- Jacobians --------------------------------------------------------------------------------------------------------
+# ---- Jacobians -----------------------------------------------------------------------------------------------------
 
 
 def _jacobians(x: Array, W1: Array, b1: Array, W2: Array, b2: Array) -> Array:
@@ -257,7 +256,7 @@ def moe_jacobian(p: Problem) -> Ways:
 
 
 def mean_jacobians(p: Problem) -> Ways:
-    """vjp of the weighted mean in a shift of x that all tokens share, a few cotangents at a time; no Jacobian a token."""
+    """vjp of the weighted mean in a shift that all tokens share, a few cotangents at a time; no Jacobian a token."""
     d = p.x.shape[1]
     arrays = (jnp.asarray(p.x), jnp.asarray(p.gates), *_weights(p))
 
@@ -299,7 +298,7 @@ def mean_jacobians_closed(p: Problem) -> Ways:
     return {"jax closed form": _finished(closed, *(jnp.asarray(a) for a in (p.x, p.gates, p.W1, p.b1, p.W2)))}
 
 
-# ---- spectra ----------------------------------------------------------------------------------------------------------
+# ---- spectra -------------------------------------------------------------------------------------------------------
 
 
 def _spectra(x: Array, W1: Array, b1: Array, W2: Array, b2: Array) -> Array:
@@ -307,36 +306,31 @@ def _spectra(x: Array, W1: Array, b1: Array, W2: Array, b2: Array) -> Array:
     return jnp.linalg.svd(_jacobians(x, W1, b1, W2, b2), compute_uv=False)
 
 
-def _halves(p: Problem, f: Callable[[Array], Array]) -> Callable[[], np.ndarray]:
-    """`f` of all experts' spectra, half of the tokens in each of two threads: LAPACK's batch is a serial loop in XLA."""
-    w = _weights(p)
-    parts = [jnp.asarray(part) for part in np.array_split(p.x, 2)]
-    compiled = jax.jit(lambda x, *w: f(jax.lax.map(lambda we: _spectra(x, *we), w)))
-    pool = ThreadPoolExecutor(2)
+def _unrolled(x: Array, *w: Array) -> list[Array]:
+    """Spectra of every expert, the loop over experts unrolled: XLA can run independent LAPACK calls side by side.
 
-    def once() -> np.ndarray:
-        results = pool.map(lambda x: np.asarray(compiled(x, *w)), parts)
-        return np.concatenate(list(results), axis=1)
-
-    return once
+    Within one call the batch is a serial loop, and `jax.lax.map` would keep the experts in turn. Two programs at once
+    from two Python threads did lock up here (jaxlib 0.10.0, two cores).
+    """
+    return [_spectra(x, *we) for we in zip(*w, strict=True)]
 
 
 def leading_values(p: Problem) -> Ways:
-    """The first of all singular values, in one thread or two; or Lanczos on v -> J^T J v by jvp and vjp."""
+    """The first of all singular values, experts in turn or side by side; or Lanczos on v -> J^T J v by jvp and vjp."""
     x, w = jnp.asarray(p.x), _weights(p)
     return {
         "jax svd": _finished(lambda x, *w: jax.lax.map(lambda we: _spectra(x, *we)[:, 0], w), x, *w),
-        "jax svd, two threads": _halves(p, lambda values: values[..., 0]),
+        "jax svd, unrolled": _finished(lambda x, *w: jnp.stack(_unrolled(x, *w))[..., 0], x, *w),
         "jax matrix-free": _finished(_lanczos, x, *w),
     }
 
 
 def full_spectra(p: Problem) -> Ways:
-    """Form and decompose, in one thread or two."""
+    """Form and decompose, experts in turn or side by side."""
     x, w = jnp.asarray(p.x), _weights(p)
     return {
         "jax svd": _finished(lambda x, *w: jax.lax.map(lambda we: _spectra(x, *we), w), x, *w),
-        "jax svd, two threads": _halves(p, lambda values: values),
+        "jax svd, unrolled": _finished(lambda x, *w: jnp.stack(_unrolled(x, *w)), x, *w),
     }
 
 
@@ -386,8 +380,7 @@ def _lanczos(x: Array, W1: Array, b1: Array, W2: Array, b2: Array) -> Array:
 
 def _largest(alphas: Array, betas: Array, steps: Array, low: Array) -> Array:
     """Largest eigenvalue, at least `low`, of tridiagonal matrices of the first `steps` rows: bisection with Sturm."""
-    high = (alphas + betas[:-1] if len(alphas) < len(betas) else alphas + betas).max(0)
-    high = high + betas.max(0)
+    high = alphas.max(0) + 2 * betas.max(0)
     tiny = jnp.finfo(low.dtype).tiny
 
     def above(s: Array) -> Array:  # whether all eigenvalues are below s: all pivots of T - s are negative

@@ -7,6 +7,7 @@ Say always whether of sigma, sigma^2 or covariance eigenvalues lambda: these fun
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.threads import parts
 
 __all__ = [
     "cosines",
@@ -24,6 +25,8 @@ __all__ = [
 ]
 
 Array = np.ndarray
+
+_PIECE = 1 << 22  # elements that `cosines` takes at a time: 32 MB in float64
 
 
 def energy(values: Array) -> Array:
@@ -156,9 +159,13 @@ def cosines(A: Array) -> Array:
            [0.7071, 1.    ]])
     """
     flat = A.reshape(len(A), -1)
-    norm = np.linalg.norm(flat, axis=1, keepdims=True)
-    unit = np.divide(flat, norm, out=np.full_like(flat, np.nan), where=norm > 0)
-    return unit @ unit.T
+    norm = np.sqrt(np.einsum("ei,ei->e", flat, flat))[:, None]
+    total = np.zeros((len(A), len(A)))
+    for part in parts(flat.shape[1], _PIECE // max(1, len(A))):  # mean Jacobians of a large layer are gigabytes
+        piece = flat[:, part]
+        unit = np.divide(piece, norm, out=np.full_like(piece, np.nan), where=norm > 0)
+        total += unit @ unit.T
+    return total.astype(A.dtype, copy=False)
 
 
 def rms_cosine(cosines: Array) -> float:

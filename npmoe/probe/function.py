@@ -23,6 +23,7 @@ __all__ = [
     "curvature",
     "layer_jacobians",
     "layer_norms",
+    "leading_values",
     "mean_jacobians",
     "mean_spectra",
     "norms",
@@ -142,6 +143,25 @@ def weight_norms(site: Site) -> Array:
         if not hasattr(f, "W2"):
             raise ValueError(f"weight_norms needs two-layer experts with W1 and W2; got {type(f).__name__}")
         out[e] = np.linalg.norm(f.W2, 2) * np.linalg.norm(f.W1, 2)
+    return out
+
+
+def leading_values(site: Site, over: str = "routed", tol: float = 1e-6) -> Array:
+    """Leading singular value of each expert's Jacobian at every token that it is measured on, (n, E), by Lanczos.
+
+    NaN where an expert does not see a token. No Jacobian is formed: a layer of d = 4096 takes the memory of its weights.
+
+    Examples
+    --------
+    >>> import npmoe
+    >>> rng = np.random.default_rng(0)
+    >>> s = npmoe.site(npmoe.init.gelu_moe(rng, E=4, d=3, h=5, k=2), rng.standard_normal((9, 3)))
+    >>> np.isfinite(leading_values(s)).sum(axis=1)
+    array([2, 2, 2, 2, 2, 2, 2, 2, 2])
+    """
+    out = np.full((site.n, site.E), np.nan)
+    for e, (rows, sigma) in _each(lambda v: (v.rows, v.J.leading(tol).values), site, over, "leading_values").items():
+        out[rows, e] = sigma
     return out
 
 

@@ -1,0 +1,52 @@
+"""The results as a Markdown table, as it stands in ``docs/speed.md``."""
+
+from typing import Any
+
+from bench.rows import AIMS
+
+__all__ = ["markdown"]
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Rows, growth and layers of a results file, with the machine and the versions named."""
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    lines = [f"Machine: {results['machine']}. {versions}. {results['date']}.", ""]
+    lines += ["| row | dtype | size | npmoe ms | best peer ms | ratio | 10 to 90 % | aim, at least | MB ours, theirs |"]
+    lines += ["| --- | --- | --- | ---: | --- | ---: | --- | --- | --- |"]
+    lines += [_row(row) for row in results["rows"]]
+    if results.get("growth"):
+        lines += ["", "| row | axis | sizes | ms | slope | arithmetic |", "| --- | --- | --- | --- | ---: | ---: |"]
+        lines += [_growth(growth) for growth in results["growth"]]
+    for layer in results.get("layers", []):
+        lines += ["", f"**{layer['name']}**", "", "| what | value |", "| --- | --- |"]
+        lines += [f"| {key} | {_value(value)} |" for key, value in layer.items() if key != "name"]
+    return "\n".join(lines) + "\n"
+
+
+def _row(row: dict[str, Any]) -> str:
+    aim = AIMS.get(row["name"])
+    goal = f"{aim.aim:g}, {aim.least:g}" if aim else ""
+    memory = row["megabytes"]
+    if row["best"] is None:
+        return f"| `{row['name']}` | {row['dtype']} | {row['size']} | {row['npmoe_ms']:.1f} | | | | {goal} | |"
+    return (
+        f"| `{row['name']}` | {row['dtype']} | {row['size']} | {_ms(row['npmoe_ms'])} "
+        f"| {_ms(row['peers'][row['best']])} {row['best']} | {row['ratio']:.2f} "
+        f"| {row['low']:.2f} to {row['high']:.2f} "
+        f"| {goal} | {memory['npmoe']:.0f}, {memory[row['best']]:.0f} |"
+    )
+
+
+def _growth(growth: dict[str, Any]) -> str:
+    sizes, ms = (", ".join(map(str, growth["sizes"])), ", ".join(map(_ms, growth["ms"])))
+    return f"| {growth['name']} | {growth['axis']} | {sizes} | {ms} | {growth['slope']:.2f} | {growth['allowed']} |"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return " to ".join(map(_value, value))
+    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 100 else f"{value:.0f}"
