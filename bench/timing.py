@@ -108,6 +108,7 @@ def best_of(function: Way, spend: float = 0.3) -> float:
 
 
 def _milliseconds(function: Way) -> float:
+    time.sleep(PAUSE)
     start = time.perf_counter()
     function()
     once = time.perf_counter() - start

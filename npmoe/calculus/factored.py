@@ -264,109 +264,93 @@ class Factored:
 def _golub_kahan(J: Factored, most: int, full: int, stop: float) -> Leading:
     """Leading singular values of a stack; finished tokens are taken out of the batch.
 
-    J V = U B and J^T U = V B^T + beta v e^T, B upper bidiagonal with alpha on and beta above its diagonal. `_Ritz` has
-    the largest eigenvalue of B^T B, the square of the value sought.
+    J V = U B and J^T U = V B^T + beta v e^T with B upper bidiagonal, alpha on and beta above its diagonal. Of the
+    leading triple (sigma, p, q) of B, the residual |J^T U p - sigma V q| is beta |p_last|, and p_last is
+    alpha_last q_last / sigma.
     """
-    n, d, dtype = len(J), J.R.shape[2], J.S.dtype
+    n, dtype = len(J), J.S.dtype
     tiny, rounding = np.finfo(dtype).tiny, 4 * np.finfo(dtype).eps * sum(J.R.shape[1:])
     floor = np.full(n, tiny, dtype)  # what is below is rounding: normalized, it would enter B as a direction of J
     values, residual = np.zeros(n, dtype), np.zeros(n, dtype)
     at = np.arange(n)  # which tokens are still in the batch
-    # one start for all tokens, the same on every machine, along no axis of the weights
-    v = np.repeat(np.random.default_rng(0).standard_normal((1, d)).astype(dtype), n, axis=0)
-    _normalize(v, tiny)
+    v = np.repeat(_start(J), n, axis=0)
     V = v[None]  # (j, n, d), the right basis
-    ritz = _Ritz(n)
+    B = np.zeros((2, 0, n))  # alpha and beta, in float64 whatever J is in
     u, beta = np.zeros((n, J.L.shape[0]), dtype), np.zeros(n, dtype)
     for j in range(1, most + 1):
         w = J.apply(v)  # (n, o)
         w -= beta[:, None] * u
         alpha, u = _normalize(w, floor), w
         floor = np.maximum(floor, rounding * alpha)
-        ritz.grow(alpha)
         v = J.apply_transpose(u)  # (n, d)
         before = np.einsum("nd,nd->n", v, v)
         _project_out(v, V)
         if (np.einsum("nd,nd->n", v, v) < 1e-2 * before).any():  # what is left has lost digits: once more is enough
             _project_out(v, V)
         beta = _normalize(v, floor)
-        left = ritz.widen(beta)
-        if j == full:  # the left basis is complete: beta is all that is left of J, and belongs to B
-            ritz.grow(np.zeros(len(at)))
-            left = np.zeros(len(at))
-        if j == most or j >= 8:
-            done = (left <= stop) | (j == most)
-            values[at[done]], residual[at[done]] = np.sqrt(ritz.value[done]), left[done]
+        B = np.concatenate([B, np.stack([alpha, beta])[:, None]], axis=1)
+        if j == most or (j >= 8 and j % 2 == 0):
+            if j == full:  # the left basis is complete: beta is all that is left of J, and belongs to B
+                B = np.concatenate([B, np.zeros_like(B[:, :1])], axis=1)
+            sigma, last = _ritz(B[0], B[1, :-1])
+            rest = B[0, -1] * B[1, -1] * np.sqrt(last)
+            error = np.divide(rest, sigma**2, out=np.zeros_like(sigma), where=sigma > tiny)
+            done = (error <= stop) | (j == most)
+            values[at[done]], residual[at[done]] = sigma[done], error[done]
             if done.all():
                 return Leading(values, residual, j)
             if done.any():
                 keep = np.flatnonzero(~done)
-                at, J, V, u, v, beta, floor = at[keep], J[keep], V[:, keep], u[keep], v[keep], beta[keep], floor[keep]
-                ritz.keep(keep)
+                at, J, B, V, u, v = at[keep], J[keep], B[..., keep], V[:, keep], u[keep], v[keep]
+                beta, floor = beta[keep], floor[keep]
         V = np.concatenate([V, v[None]])
     return Leading(values, residual, most)
 
 
-class _Ritz:
-    """The largest eigenvalue of B^T B for n growing upper bidiagonals B at once, in float64.
+def _start(J: Factored) -> Array:
+    """One start for all tokens, (1, d): near the mean's leading right vector, which spares two or three steps.
 
-    T = B^T B is tridiagonal, and grows by a row without changing the others. The last pivot of T - lambda,
-    d_j = a_j - lambda - b_{j-1}^2 / d_{j-1}, is convex and falling in lambda right of the largest eigenvalue of what T
-    was before, and its root there is the one sought: Newton's method comes to it from the left, always, and starts
-    at the Ritz value of the last eigenvector and the new direction. (LAPACK's eigensolvers, a matrix at a time, take
-    longer than all of the rest.)
+    A tenth of it is random, the same on every machine, along no axis of the weights: no token's own leading vector is
+    orthogonal to it.
     """
+    random = np.random.default_rng(0).standard_normal((1, J.R.shape[2])).astype(J.S.dtype)
+    tiny = np.finfo(J.S.dtype).tiny
+    _normalize(random, tiny)
+    v, mean = random, J.averaged()
+    for _ in range(4):
+        v = mean.apply_transpose(mean.apply(v))
+        _normalize(v, tiny)
+    v = v + random * J.S.dtype.type(0.1)
+    _normalize(v, tiny)
+    return v
 
-    def __init__(self, n: int) -> None:
-        self.diagonal: list[Array] = []  # of T, each (n,)
-        self.squares: list[Array] = []  # of what stands beside it
-        self.value, self.last = np.zeros(n), np.ones(n)  # largest eigenvalue, square of its eigenvector's last entry
-        self.alpha, self.beta = np.zeros(n), np.zeros(n)
 
-    def grow(self, alpha: Array) -> None:
-        """B gets a column: the beta that it was widened by, and below it alpha."""
-        alpha = alpha.astype(np.float64)
-        if not self.diagonal:
-            self.value = alpha**2
-        else:
-            self.squares.append((self.alpha * self.beta) ** 2)
-            self._newton(alpha**2 + self.beta**2, self.squares[-1] * self.last)
-        self.diagonal.append(alpha**2 + self.beta**2)
-        self.alpha = alpha
+def _ritz(alpha: Array, beta: Array) -> tuple[Array, Array]:
+    """Largest singular value of each bidiagonal B, and the square of the last entry of its right singular vector.
 
-    def widen(self, beta: Array) -> Array:
-        """Norm of J^T u - sigma v over sigma, for the pair found, where beta is what no v covers; 0 for J = 0."""
-        self.beta = beta.astype(np.float64)
-        rest = self.alpha * self.beta * np.sqrt(self.last)
-        return np.divide(rest, self.value, out=np.zeros_like(rest), where=self.value > np.finfo(np.float64).tiny)
-
-    def keep(self, rows: Array) -> None:
-        """Only these from now on."""
-        self.diagonal, self.squares = [a[rows] for a in self.diagonal], [b[rows] for b in self.squares]
-        self.value, self.last, self.alpha, self.beta = (a[rows] for a in (self.value, self.last, self.alpha, self.beta))
-
-    def _newton(self, a: Array, coupling: Array) -> None:
-        eps, tiny = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
-        # the larger eigenvalue of [[value, c], [c, a]], c^2 = coupling, without cancellation
-        gap = (self.value - a) / 2
-        above = coupling / np.maximum(np.abs(gap) + np.hypot(gap, np.sqrt(coupling)), tiny)
-        lam = np.maximum(self.value, a) + above
-        alone = lam - self.value < 64 * eps * lam  # converged: the new row adds less than the pivots can show
-        last = coupling / np.maximum((lam - a) ** 2 + coupling, tiny)
-        for _ in range(30):
-            d, slope = self.diagonal[0] - lam, np.full_like(lam, -1.0)
-            for a_i, b_i in zip([*self.diagonal[1:], a], self.squares, strict=True):
-                np.minimum(d, -eps * lam - tiny, out=d)  # these pivots are negative; rounding must not hide it
-                ratio = b_i / d
-                slope *= ratio
-                slope /= d
-                slope -= 1
-                np.subtract(a_i - lam, ratio, out=d)
-            step = np.where(alone, 0, -d / slope)
-            lam += step
-            if (np.abs(step) <= 4 * eps * lam).all():
-                break
-        self.value, self.last = lam, np.where(alone, last, -1 / slope)
+    alpha (m, n) stands on the diagonals, beta (m - 1, n) above; both results (n,). T = B^T B is tridiagonal, a on its
+    diagonal and b beside it. Its eigenvector q has q_{i+1} = -b_i q_i / p_{i+1}, p the pivots of T - lambda taken from
+    below: stable, as q_1, the part of the start in it, is never small. (Eigenvectors by LAPACK, a matrix at a time,
+    take longer than all of the rest.)
+    """
+    m, n = alpha.shape
+    a = alpha**2
+    a[1:] += beta**2
+    b = alpha[:-1] * beta
+    T, i = np.zeros((n, m, m)), np.arange(m)
+    T[:, i, i], T[:, i[1:], i[:-1]] = a.T, b.T  # the lower half is all that eigvalsh reads
+    lam = np.linalg.eigvalsh(T)[:, -1]
+    shifted, tiny = a - lam, np.finfo(np.float64).tiny
+    pivot, last, total = shifted[-1], np.ones(n), np.ones(n)  # last = q_m^2, total = |q|^2, both over q_1^2
+    for b_i, below in zip(b[::-1], shifted[-2::-1], strict=True):
+        pivot = np.minimum(pivot, -tiny)  # negative but for rounding
+        ratio = b_i / pivot
+        step = ratio * ratio
+        last *= step
+        total *= step
+        total += 1
+        pivot = below - b_i * ratio
+    return np.sqrt(np.maximum(lam, 0)), last / total
 
 
 def _project_out(v: Array, V: Array) -> None:

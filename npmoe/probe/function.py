@@ -149,7 +149,7 @@ def weight_norms(site: Site) -> Array:
 def leading_values(site: Site, over: str = "routed", tol: float = 1e-6) -> Array:
     """Leading singular value of each expert's Jacobian at every token that it is measured on, (n, E), by Lanczos.
 
-    NaN where an expert does not see a token. No Jacobian is formed: a layer of d = 4096 takes the memory of its weights.
+    NaN where an expert does not see a token. No Jacobian is formed: memory is that of one expert's weights.
 
     Examples
     --------
