@@ -11,9 +11,8 @@ from bench.memory import megabytes
 __all__ = ["Row", "best_of", "compare"]
 
 Way = Callable[[], Any]
-WARM = (
-    0.02  # seconds: what is shorter is called once untimed in front of each timing, caches and threads being another's
-)
+BLOCK = 0.12  # seconds: a turn. What is shorter is called again and again, as in a training loop, with warm caches
+PAUSE = 0.03  # seconds between two turns: threads of BLAS and OpenMP spin on after their work, and would take a core
 SPEND = 4.0  # seconds that a row may take, beyond its least number of rounds
 
 
@@ -50,7 +49,7 @@ def compare(
     dtype: str = "float64",
     equal: Callable[[Any, Any], None] | None = None,
     least: int = 3,
-    most: int = 101,
+    most: int = 31,
     first: str | None = None,
 ) -> Row:
     """Time `ours` against each peer in turn; first let `equal` hold their results against one another.
@@ -108,12 +107,12 @@ def best_of(function: Way, spend: float = 0.3) -> float:
 
 
 def _milliseconds(function: Way) -> float:
+    """One turn: the median of the calls that fit into a block, the first quarter of them left out."""
     time.sleep(PAUSE)
-    start = time.perf_counter()
-    function()
-    once = time.perf_counter() - start
-    if once > WARM:
-        return once * 1e3
-    start = time.perf_counter()
-    function()
-    return (time.perf_counter() - start) * 1e3
+    taken: list[float] = []
+    begun = time.perf_counter()
+    while not taken or time.perf_counter() - begun < BLOCK:
+        start = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken[len(taken) // 4 :])) * 1e3

@@ -41,6 +41,11 @@ def test_side_by_side(threads):
     each(lambda _: together.wait(), range(3 * threads))
 
 
+def test_short_calls_stay_in_one_thread(threads):
+    assert len(set(each(lambda _: threading.get_ident(), range(20), elements=100))) == 1
+    assert each(lambda _: blas(), range(2), elements=100) == [{1}] * 2
+
+
 def test_blas_has_one_thread_inside_and_its_own_after(threads):
     assert each(lambda _: blas(), range(4)) == [{1}] * 4
     assert blas() == {threads}
@@ -122,8 +127,9 @@ def test_parts():
 def test_same_bits_with_any_number_of_threads():
     """A training run and what is measured of it: one after another or side by side."""
     rng = np.random.default_rng(0)
-    moe = npmoe.init.gelu_moe(rng, E=5, d=16, h=24, k=2)
-    x, y = rng.standard_normal((2, 40, 16))
+    moe = npmoe.init.gelu_moe(rng, E=5, d=16, h=24, k=5)
+    x, y = rng.standard_normal((2, 1500, 16))  # enough to be shared out
+    assert moe._share(x) > 1 << 14
 
     def run():
         *_, (_, loss, model) = npmoe.fit(moe, x, y, steps=5)

@@ -16,6 +16,6 @@ weighted_pca           eigenvalues of every expert's covariance of x weighted by
                        mean, divided by sum of weights, (E, d), descending
 =====================  ======================================================================================
 
-What a user would do once (compiling, moving weights over) is done when the way is made or in its first call, outside the
-timing; what depends on x or on the weights' values is done in every call.
+What a user would do once (compiling, moving weights over) is done when the way is made or in its first call, outside
+the timing; what depends on x or on the weights' values is done in every call.
 """

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.threads import each
 
 __all__ = ["Pca", "n_eff", "weighted_pca"]
 
@@ -64,20 +65,22 @@ def weighted_pca(x: Array, W: Array, center: bool = True) -> Pca:
         raise ValueError(f"expected non-negative weights; got {W.min()}")
     if not (W > 0).any():
         raise ValueError("expected weights of which some are positive; got zeros only")
-    E, d = W.shape[1], x.shape[1]
-    C, mu = np.zeros((E, d, d)), np.zeros((E, d))
-    for e in range(E):
-        rows = np.flatnonzero(W[:, e])
+    x = x.astype(np.float64, copy=False)
+
+    def spectrum(w: Array) -> tuple[Array, Array]:
+        rows = np.flatnonzero(w)
         if not len(rows):
-            continue
-        w = W[rows, e].astype(np.float64)
-        w /= w.max()
+            return np.full(x.shape[1], np.nan), np.full(x.shape[1], np.nan)
+        if len(rows) == len(x):
+            w, X = w.astype(np.float64), x
+        else:
+            w, X = w[rows].astype(np.float64), x[rows]
+        w /= w.max()  # the sum of subnormal weights must not be 0
         w /= w.sum()
-        X = x[rows].astype(np.float64, copy=False)
-        mu[e] = w @ X if center else 0
-        X = (X - mu[e]) * np.sqrt(w)[:, None]
-        C[e] = X.T @ X
-    eigenvalues = np.maximum(np.linalg.eigvalsh(C)[:, ::-1], 0)  # rounding leaves -1e-17
-    empty = ~(W > 0).any(axis=0)
-    eigenvalues[empty], mu[empty] = np.nan, np.nan
+        mu = w @ X if center else np.zeros(x.shape[1])
+        X = X - mu
+        X *= np.sqrt(w)[:, None]
+        return np.maximum(np.linalg.eigvalsh(X.T @ X)[::-1], 0), mu  # rounding leaves -1e-17
+
+    eigenvalues, mu = (np.array(found) for found in zip(*each(spectrum, W.T), strict=True))
     return Pca(eigenvalues, mu, n_eff(W))

@@ -118,11 +118,17 @@ class MoE:
             f, trace = expert.forward(x[r])  # (n_e, o)
             return r, f, routing.gates[r, e, None] * f, trace
 
-        rows, outputs, gated, traces = zip(*each(visit, range(len(self.experts)), self.experts), strict=True)
+        rows, outputs, gated, traces = zip(
+            *each(visit, range(len(self.experts)), self.experts, elements=self._share(x)), strict=True
+        )
         y = np.zeros((len(x), self.widths[1]), np.result_type(x, self.router))
         for r, gf in zip(rows, gated, strict=True):
             y[r] += gf
         return y, MoETrace(x, routing, rows, outputs, traces)
+
+    def _share(self, x: Array) -> int:
+        """Elements of x that an expert sees where all see as many."""
+        return x.size * self.k // len(self.experts)
 
     def _rows(self, routing: Routing, e: int) -> Array | slice:
         # a slice where all rows go to all experts: no copy of x
@@ -145,7 +151,7 @@ class MoE:
             return expert.vjp(inner, routing.gates[r, e, None] * dy_e, wrt_x)
 
         visits = range(len(self.experts)), self.experts, trace.rows, trace.outputs, trace.traces
-        dxs, dexperts = zip(*each(visit, *visits), strict=True)
+        dxs, dexperts = zip(*each(visit, *visits, elements=self._share(x)), strict=True)
         dx = np.zeros_like(x) if wrt_x else None
         if dx is not None:
             for r, dx_e in zip(trace.rows, dxs, strict=True):
