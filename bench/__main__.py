@@ -1,4 +1,4 @@
-"""`python -m bench`: every row side by side, how cost grows, layers of real size; a table, JSON and a figure."""
+"""`python -m bench`: every row side by side and how cost grows; a table, JSON and a figure. Layers of real size apart."""
 
 import argparse
 import datetime
@@ -28,29 +28,31 @@ def main() -> int:
     parser.add_argument("--only", metavar="ROW", help="one row, or one of: growth, layers")
     parser.add_argument("--dtype", choices=["float64", "float32"], help="one of the two; both unless given")
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="where the numbers go; bench/results/latest.json for all"
+        "--json", type=Path, metavar="FILE", help="where the numbers go; bench/results/latest.json if all rows run"
     )
     args = parser.parse_args()
     if args.only and args.only not in [*every, "growth", "layers"]:
         parser.error(f"expected --only to name a row ({', '.join(every)}), growth or layers; got {args.only!r}")
-    for peer in missing():
+    for peer in missing() if args.only not in ("growth", "layers") else ():
         print(f"{peer} is not installed: its ways are left out (pip install -e '.[bench]')", file=sys.stderr)
 
     results: dict[str, Any] = {"machine": machine(), "date": datetime.date.today().isoformat(), "versions": versions()}
     print(f"{results['machine']}; single times of a shared machine vary, ratios of one run count")
     results["rows"] = _rows([args.only] if args.only in every else [] if args.only else list(every), args.dtype)
     results["growth"] = _growth() if args.only in (None, "growth") else []
-    results["layers"] = _layers() if args.only in (None, "layers") else []
+    results["layers"] = _layers() if args.only == "layers" else []
 
-    path = args.json or (None if args.only else RESULTS / "latest.json")
+    whole = {None: "latest.json", "layers": "layers.json"}.get(args.only)  # one row is for the screen
+    path = args.json or (RESULTS / whole if whole else None)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(results, indent=1) + "\n")
         print(f"numbers: {path}")
-    if args.only is None and path is not None:
+    if whole and path is not None:
         path.with_suffix(".md").write_text(table.markdown(results))
+    if args.only is None and path is not None:
         figure.draw(results, path.with_suffix(".svg"))
-        print(f"table: {path.with_suffix('.md')}   figure: {path.with_suffix('.svg')}")
+        print(f"figure: {path.with_suffix('.svg')}")
     return 0
 
 

@@ -11,8 +11,9 @@ def markdown(results: dict[str, Any]) -> str:
     """Rows, growth and layers of a results file, with the machine and the versions named."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     lines = [f"Machine: {results['machine']}. {versions}. {results['date']}.", ""]
-    lines += ["| row | dtype | size | npmoe ms | best peer ms | ratio | 10 to 90 % | aim, at least | MB ours, theirs |"]
-    lines += ["| --- | --- | --- | ---: | --- | ---: | --- | --- | --- |"]
+    columns = ["row", "dtype", "size", "npmoe ms", "best peer ms", "ratio", "10 to 90 %", "aim, at least"]
+    columns += ["plain peer, ratio", "MB ours, theirs"]
+    lines += [f"| {' | '.join(columns)} |", f"| {' | '.join('---' for _ in columns)} |"]
     lines += [_row(row) for row in results["rows"]]
     if results.get("growth"):
         lines += ["", "| row | axis | sizes | ms | slope | arithmetic |", "| --- | --- | --- | --- | ---: | ---: |"]
@@ -27,13 +28,15 @@ def _row(row: dict[str, Any]) -> str:
     aim = AIMS.get(row["name"])
     goal = f"{aim.aim:g}, {aim.least:g}" if aim else ""
     memory = row["megabytes"]
+    plain = f"{row['plain']}, {row['plain_ratio']:.1f}" if row["plain"] else ""
     if row["best"] is None:
-        return f"| `{row['name']}` | {row['dtype']} | {row['size']} | {row['npmoe_ms']:.1f} | | | | {goal} | |"
+        return f"| `{row['name']}` | {row['dtype']} | {row['size']} | {row['npmoe_ms']:.1f} | | | | {goal} | | |"
     return (
         f"| `{row['name']}` | {row['dtype']} | {row['size']} | {_ms(row['npmoe_ms'])} "
         f"| {_ms(row['peers'][row['best']])} {row['best']} | {row['ratio']:.2f} "
         f"| {row['low']:.2f} to {row['high']:.2f} "
-        f"| {goal} | {memory['npmoe']:.0f}, {memory[row['best']]:.0f} |"
+        f"| {goal} | {plain} "
+        f"| {memory['npmoe']:.0f}, {memory[row['best']]:.0f} |"
     )
 
 

@@ -1,7 +1,7 @@
 """Pairs of functions timed in turn, A B A B ..., so that a machine whose speed drifts is fair to both."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,12 +24,14 @@ class Row(NamedTuple):
     size: str
     npmoe_ms: float
     peers: dict[str, float]
-    ratio: float | None  # median over rounds; None without a peer
-    low: float | None  # 10 % quantile
-    high: float | None  # 90 %
-    best: str | None  # the peer of the ratio
     megabytes: dict[str, float]  # what a call takes beyond what was there, its result included
     rounds: int
+    ratio: float | None = None  # median over rounds; None without a peer, as all that follows
+    low: float | None = None  # 10 % quantile
+    high: float | None = None  # 90 %
+    best: str | None = None  # the peer of the ratio
+    plain: str | None = None  # the fastest peer among those that are written plainly
+    plain_ratio: float | None = None
 
     def shown(self) -> str:
         """The row as a line of the table on the screen."""
@@ -37,6 +39,8 @@ class Row(NamedTuple):
         if self.best is None:
             return own
         theirs = f"{self.peers[self.best]:12.3f}{self.megabytes[self.best]:8.0f}  {self.best}"
+        if self.plain is not None:
+            theirs += f" (plain: {self.plain_ratio:.2f}, {self.plain})"
         return f"{own}{self.ratio:8.2f}{f'{self.low:.2f} to {self.high:.2f}':>18}{theirs}"
 
 
@@ -50,15 +54,15 @@ def compare(
     equal: Callable[[Any, Any], None] | None = None,
     least: int = 3,
     most: int = 31,
-    first: str | None = None,
+    plain: Collection[str] = (),
 ) -> Row:
     """Time `ours` against each peer in turn; first let `equal` hold their results against one another.
 
     Parameters
     ----------
-    equal : called with our result and each peer's; it raises where they differ.
+    equal : called with our result and each peer's; it raises where they differ. None where that was done before.
     least, most : rounds; between the two, as many as fit into `SPEND` seconds.
-    first : what the peer's ratio is of: the fastest by its median, unless a name is given.
+    plain : names of ways that are the framework's own line for the work, not tuned for this one.
 
     Raises
     ------
@@ -68,15 +72,16 @@ def compare(
     memory: dict[str, float] = {}
     result = None
     for way, function in ways.items():
-        found = function()  # compiles, where there is something to compile
-        result = found if result is None else result
-        if equal is not None and way != "npmoe":
+        if equal is not None:
+            found = function()  # compiles, where there is something to compile
+            result = found if result is None else result
             try:
                 equal(result, found)
             except AssertionError as error:
                 raise AssertionError(f"{name} ({dtype}): {way} gives other numbers than npmoe: {error}") from None
+            del found
         memory[way] = megabytes(function)
-    del result, found
+    del result
     times: dict[str, list[float]] = {way: [] for way in ways}
     start = time.perf_counter()
     for i in range(most):
@@ -87,10 +92,13 @@ def compare(
     medians = {way: float(np.median(values)) for way, values in times.items()}
     npmoe_ms = medians.pop("npmoe")
     if not peers:
-        return Row(name, dtype, size, npmoe_ms, {}, None, None, None, None, memory, i + 1)
-    best = first or min(medians, key=lambda way: medians[way])
+        return Row(name, dtype, size, npmoe_ms, {}, memory, i + 1)
+    best = min(medians, key=lambda way: medians[way])
     low, median, high = np.quantile(np.array(times[best]) / times["npmoe"], [0.1, 0.5, 0.9]).tolist()
-    return Row(name, dtype, size, npmoe_ms, medians, median, low, high, best, memory, i + 1)
+    simple = min((way for way in medians if way in plain), key=lambda way: medians[way], default=None)
+    plain_ratio = None if simple is None else float(np.median(np.array(times[simple]) / times["npmoe"]))
+    ratios = median, low, high, best, simple, plain_ratio
+    return Row(name, dtype, size, npmoe_ms, medians, memory, i + 1, *ratios)
 
 
 def best_of(function: Way, spend: float = 0.3) -> float:
