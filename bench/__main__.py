@@ -1,4 +1,4 @@
-"""`python -m bench`: every row side by side and how cost grows; a table, JSON and a figure. Layers of real size apart."""
+"""`python -m bench`: every row side by side, and how cost grows; a table, JSON and a figure."""
 
 import argparse
 import datetime
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import npmoe
-from bench import figure, layers, scaling, table
+from bench import figure, floor, layers, scaling, table
 from bench.rows import DTYPES, EXTRA, ROWS, WORK, missing
 
 RESULTS = Path(__file__).parent / "results"
@@ -25,21 +25,22 @@ def main() -> int:
         description="Time npmoe beside PyTorch, JAX and SciPy; each pair is first checked for equal numbers.",
         epilog=f"rows: {', '.join(every)}",
     )
-    parser.add_argument("--only", metavar="ROW", help="one row, or one of: growth, layers")
+    parser.add_argument("--only", metavar="ROW", help="one row, or one of: growth, floor, layers")
     parser.add_argument("--dtype", choices=["float64", "float32"], help="one of the two; both unless given")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="where the numbers go; bench/results/latest.json if all rows run"
     )
     args = parser.parse_args()
-    if args.only and args.only not in [*every, "growth", "layers"]:
-        parser.error(f"expected --only to name a row ({', '.join(every)}), growth or layers; got {args.only!r}")
-    for peer in missing() if args.only not in ("growth", "layers") else ():
+    if args.only and args.only not in [*every, "growth", "floor", "layers"]:
+        parser.error(f"expected --only to name a row ({', '.join(every)}), growth, floor or layers; got {args.only!r}")
+    for peer in missing() if args.only not in ("growth", "floor", "layers") else ():
         print(f"{peer} is not installed: its ways are left out (pip install -e '.[bench]')", file=sys.stderr)
 
     results: dict[str, Any] = {"machine": machine(), "date": datetime.date.today().isoformat(), "versions": versions()}
     print(f"{results['machine']}; single times of a shared machine vary, ratios of one run count")
     results["rows"] = _rows([args.only] if args.only in every else [] if args.only else list(every), args.dtype)
     results["growth"] = _growth() if args.only in (None, "growth") else []
+    results["floor"] = _floor() if args.only in (None, "floor") else {}
     results["layers"] = _layers() if args.only == "layers" else []
 
     whole = {None: "latest.json", "layers": "layers.json"}.get(args.only)  # one row is for the screen
@@ -79,6 +80,13 @@ def _growth() -> list[dict[str, Any]]:
             sizes = ", ".join(map(str, one.sizes))
             print(f"{one.name:24}{one.axis:6}{sizes:28}{one.slope:8.2f}{one.allowed:12}   {times}", flush=True)
             found.append(one._asdict())
+    return found
+
+
+def _floor() -> dict[str, float]:
+    found = floor.floors()
+    print("\nfloor: what parts of the rows take on their own, milliseconds")
+    print("\n".join(f"{what:90}{ms:12.4f}" for what, ms in found.items()), flush=True)
     return found
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.special import erf
 
 import npmoe
+from bench.memory import megabytes
 from bench.problem import Problem, problem
 from bench.timing import Row, compare
 from npmoe.calculus.memory import keep_heap
@@ -254,16 +255,17 @@ def sc1_row(dtype: str, steps: int = 1000) -> Row:
     """Three models trained, all spectra and PCA: ours against a careful script. Checked after 20 steps."""
     dense = problem(1, E=1, dtype=dtype)
     problems = {"dense": dense, "soft": problem(8, dtype=dtype), "top2": problem(2, dtype=dtype)}
-    scripts = {f"{module.__name__[-5:]} script": module.sc1 for module in _modules() if hasattr(module, "sc1")}
-    scripts = {name.replace("_", ""): script for name, script in scripts.items()}
-    for script in scripts.values():
+    scripts = {"torch script": module.sc1 for module in _modules() if hasattr(module, "sc1")}
+    memory = {"npmoe": megabytes(partial(sc1, problems, 20))}
+    for way, script in scripts.items():
+        memory[way] = megabytes(partial(script, problems, 20))
         theirs = script(problems, 20)
         for name, ours in sc1(problems, 20).items():
             for a, b in zip(ours, theirs[name], strict=True):
                 _close({"float64": 1e-6, "float32": 1e-2}[dtype])(a, b)  # Adam's first steps divide by tiny moments
     peers: Ways = {name: partial(script, problems, steps) for name, script in scripts.items()}
     return compare("sc1 end to end", lambda: sc1(problems, steps), peers, size=f"3 models, {steps} steps", dtype=dtype,
-                   least=1)  # fmt: skip
+                   least=1, plain=PLAIN, memory=memory)  # fmt: skip
 
 
 def import_row(dtype: str = "") -> Row:
@@ -333,7 +335,11 @@ EXTRA: dict[str, Callable[[str], Row]] = {
 }
 
 #: Rows that are timed in other dtypes than both.
-DTYPES = {"import": ("",), **{f"mean jacobians d={d}": ("float64",) for d in (64, 128, 256, 512, 1024)}}
+DTYPES = {
+    "import": ("",),
+    "train soft wide": ("float64",),
+    **{f"mean jacobians d={d}": ("float64",) for d in (64, 128, 256, 512, 1024)},
+}
 
 AIMS = {
     "train soft": Aim(2, 1.3),

@@ -18,6 +18,9 @@ def markdown(results: dict[str, Any]) -> str:
     if results.get("growth"):
         lines += ["", "| row | axis | sizes | ms | slope | arithmetic |", "| --- | --- | --- | --- | ---: | ---: |"]
         lines += [_growth(growth) for growth in results["growth"]]
+    if results.get("floor"):
+        lines += ["", "| part | ms |", "| --- | --- |"]
+        lines += [f"| {what} | {_ms(ms)} |" for what, ms in results["floor"].items()]
     for layer in results.get("layers", []):
         lines += ["", f"**{layer['name']}**", "", "| what | value |", "| --- | --- |"]
         lines += [f"| {key} | {_value(value)} |" for key, value in layer.items() if key != "name"]

@@ -13,7 +13,7 @@ __all__ = ["Row", "best_of", "compare"]
 Way = Callable[[], Any]
 BLOCK = 0.12  # seconds: a turn. What is shorter is called again and again, as in a training loop, with warm caches
 PAUSE = 0.03  # seconds between two turns: threads of BLAS and OpenMP spin on after their work, and would take a core
-SPEND = 4.0  # seconds that a row may take, beyond its least number of rounds
+SPEND = 2.5  # seconds that a row may take, beyond its least number of rounds
 
 
 class Row(NamedTuple):
@@ -55,6 +55,7 @@ def compare(
     least: int = 3,
     most: int = 31,
     plain: Collection[str] = (),
+    memory: dict[str, float] | None = None,
 ) -> Row:
     """Time `ours` against each peer in turn; first let `equal` hold their results against one another.
 
@@ -62,6 +63,7 @@ def compare(
     ----------
     equal : called with our result and each peer's; it raises where they differ. None where that was done before.
     least, most : rounds; between the two, as many as fit into `SPEND` seconds.
+    memory : megabytes of each way, where they are known already: long work need not be done once more for them.
     plain : names of ways that are the framework's own line for the work, not tuned for this one.
 
     Raises
@@ -69,7 +71,7 @@ def compare(
     AssertionError : from `equal`, where a peer gives other numbers: then there is nothing to time.
     """
     ways = {"npmoe": ours, **peers}
-    memory: dict[str, float] = {}
+    measured = dict(memory or {})
     result = None
     for way, function in ways.items():
         if equal is not None:
@@ -80,7 +82,8 @@ def compare(
             except AssertionError as error:
                 raise AssertionError(f"{name} ({dtype}): {way} gives other numbers than npmoe: {error}") from None
             del found
-        memory[way] = megabytes(function)
+        if memory is None:
+            measured[way] = megabytes(function)
     del result
     times: dict[str, list[float]] = {way: [] for way in ways}
     start = time.perf_counter()
@@ -92,13 +95,13 @@ def compare(
     medians = {way: float(np.median(values)) for way, values in times.items()}
     npmoe_ms = medians.pop("npmoe")
     if not peers:
-        return Row(name, dtype, size, npmoe_ms, {}, memory, i + 1)
+        return Row(name, dtype, size, npmoe_ms, {}, measured, i + 1)
     best = min(medians, key=lambda way: medians[way])
     low, median, high = np.quantile(np.array(times[best]) / times["npmoe"], [0.1, 0.5, 0.9]).tolist()
     simple = min((way for way in medians if way in plain), key=lambda way: medians[way], default=None)
     plain_ratio = None if simple is None else float(np.median(np.array(times[simple]) / times["npmoe"]))
     ratios = median, low, high, best, simple, plain_ratio
-    return Row(name, dtype, size, npmoe_ms, medians, memory, i + 1, *ratios)
+    return Row(name, dtype, size, npmoe_ms, medians, measured, i + 1, *ratios)
 
 
 def best_of(function: Way, spend: float = 0.3) -> float:

@@ -306,31 +306,20 @@ def _spectra(x: Array, W1: Array, b1: Array, W2: Array, b2: Array) -> Array:
     return jnp.linalg.svd(_jacobians(x, W1, b1, W2, b2), compute_uv=False)
 
 
-def _unrolled(x: Array, *w: Array) -> list[Array]:
-    """Spectra of every expert, the loop over experts unrolled: XLA can run independent LAPACK calls side by side.
-
-    Within one call the batch is a serial loop, and `jax.lax.map` would keep the experts in turn. Two programs at once
-    from two Python threads did lock up here (jaxlib 0.10.0, two cores).
-    """
-    return [_spectra(x, *we) for we in zip(*w, strict=True)]
-
-
 def leading_values(p: Problem) -> Ways:
-    """The first of all singular values, experts in turn or side by side; or Lanczos on v -> J^T J v by jvp and vjp."""
+    """The first of all singular values; or Lanczos on v -> J^T J v by jvp and vjp."""
     x, w = jnp.asarray(p.x), _weights(p)
     return {
         "jax svd": _finished(lambda x, *w: jax.lax.map(lambda we: _spectra(x, *we)[:, 0], w), x, *w),
-        "jax svd, unrolled": _finished(lambda x, *w: jnp.stack(_unrolled(x, *w))[..., 0], x, *w),
         "jax matrix-free": _finished(_lanczos, x, *w),
     }
 
 
 def full_spectra(p: Problem) -> Ways:
-    """Form and decompose, experts in turn or side by side."""
+    """Form and decompose; XLA decomposes a batch on one core, and two programs at once locked up (jaxlib 0.10.0)."""
     x, w = jnp.asarray(p.x), _weights(p)
     return {
         "jax svd": _finished(lambda x, *w: jax.lax.map(lambda we: _spectra(x, *we), w), x, *w),
-        "jax svd, unrolled": _finished(lambda x, *w: jnp.stack(_unrolled(x, *w)), x, *w),
     }
 
 

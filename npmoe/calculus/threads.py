@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["each", "one_blas_thread", "parts"]
+__all__ = ["LONG", "each", "one_blas_thread", "parts"]
 
 T = TypeVar("T")
 
@@ -62,10 +62,10 @@ def one_blas_thread() -> Iterator[int]:
                     lib.set_num_threads(threads)
 
 
-_SHORT = 1 << 14  # elements: NumPy goes through as many in two or three microseconds
+LONG = 1 << 14  # elements: NumPy goes through as many in two or three microseconds
 
 
-def each(function: Callable[..., T], *arguments: Iterable[Any], elements: int = _SHORT) -> list[T]:
+def each(function: Callable[..., T], *arguments: Iterable[Any], elements: int = LONG) -> list[T]:
     """``list(map(function, *arguments))``, side by side; the results come in order, whoever was first.
 
     The same bits as one after another: each call runs under one BLAS thread, in a thread or not; only a single call,
@@ -88,7 +88,7 @@ def each(function: Callable[..., T], *arguments: Iterable[Any], elements: int = 
     if _inside.get() or (most is not None and most < 2):
         return list(map(function, *arguments))
     with one_blas_thread() as threads:
-        threads = 1 if elements < _SHORT else min(threads, most or threads)
+        threads = 1 if elements < LONG else min(threads, most or threads)
         if threads < 2:
             return list(map(function, *arguments))
         streams, turn, fetch = [iter(values) for values in arguments], count(), Lock()
