@@ -255,7 +255,8 @@ def sc1_row(dtype: str, steps: int = 1000) -> Row:
     """Three models trained, all spectra and PCA: ours against a careful script. Checked after 20 steps."""
     dense = problem(1, E=1, dtype=dtype)
     problems = {"dense": dense, "soft": problem(8, dtype=dtype), "top2": problem(2, dtype=dtype)}
-    scripts = {"torch script": module.sc1 for module in _modules() if hasattr(module, "sc1")}
+    has = [module for module in _modules() if hasattr(module, "sc1")]
+    scripts = {f"{module.__name__.rpartition('_')[2]} script": module.sc1 for module in has}
     memory = {"npmoe": megabytes(partial(sc1, problems, 20))}
     for way, script in scripts.items():
         memory[way] = megabytes(partial(script, problems, 20))
@@ -301,7 +302,7 @@ def mean_of_width(d: int) -> Callable[[str], Row]:
     """Mean Jacobian of one expert of width d: autodiff needs d passes, the closed form one."""
 
     def row(dtype: str) -> Row:
-        return _row(f"mean jacobians d={d}", "mean_jacobians", k=1, dtype=dtype, E=1, n=128, d=d, h=2 * d, least=1)
+        return _row(f"mean jacobians d={d}", "mean_jacobians", k=1, dtype=dtype, E=1, n=64, d=d, h=2 * d, least=1)
 
     return row
 

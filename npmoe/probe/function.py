@@ -78,7 +78,13 @@ def _each(measure: Callable[[Visit], T], site: Site, over: str, probe: str, elem
     Where nearly all of the work is element-wise, `elements` is an eighth of the tokens' numbers: NumPy's calls are
     then shorter than elsewhere, and two threads pay only for larger batches.
     """
-    return dict(each(lambda visit: (visit.e, measure(visit)), visits(site, over, probe), elements=elements))
+
+    def numbered(visit: Visit) -> tuple[int, T]:
+        return visit.e, measure(visit)
+
+    if site.E == 1:  # `each` cannot count what comes from a generator: a single expert keeps all threads of BLAS
+        return dict(map(numbered, visits(site, over, probe)))
+    return dict(each(numbered, visits(site, over, probe), elements=elements))
 
 
 class Survey(NamedTuple):
