@@ -13,6 +13,7 @@ from typing import Any
 import npmoe
 from bench import figure, floor, layers, scaling, table
 from bench.rows import DTYPES, EXTRA, ROWS, WORK, missing
+from npmoe.calculus.memory import keep_heap
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -33,6 +34,9 @@ def main() -> int:
     args = parser.parse_args()
     if args.only and args.only not in [*every, "growth", "floor", "layers"]:
         parser.error(f"expected --only to name a row ({', '.join(every)}), growth, floor or layers; got {args.only!r}")
+    if args.only in every and args.dtype not in (None, *DTYPES.get(args.only, ("float64", "float32"))):
+        parser.error(f"expected --dtype among {DTYPES[args.only]} for the row {args.only!r}; got {args.dtype!r}")
+    keep_heap()  # as `fit` does; for every way alike, for there is one allocator a process
     for peer in missing() if args.only not in ("growth", "floor", "layers") else ():
         print(f"{peer} is not installed: its ways are left out (pip install -e '.[bench]')", file=sys.stderr)
 
@@ -43,7 +47,8 @@ def main() -> int:
     results["floor"] = _floor() if args.only in (None, "floor") else {}
     results["layers"] = _layers() if args.only == "layers" else []
 
-    whole = {None: "latest.json", "layers": "layers.json"}.get(args.only)  # one row is for the screen
+    # a row, or one dtype of all, is for the screen
+    whole = {None: "latest.json", "layers": "layers.json"}.get(args.only) if args.dtype is None else None
     path = args.json or (RESULTS / whole if whole else None)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +56,7 @@ def main() -> int:
         print(f"numbers: {path}")
     if whole and path is not None:
         path.with_suffix(".md").write_text(table.markdown(results))
-    if args.only is None and path is not None:
+    if args.only is None and whole and path is not None:
         figure.draw(results, path.with_suffix(".svg"))
         print(f"figure: {path.with_suffix('.svg')}")
     return 0

@@ -45,6 +45,8 @@ def _ratios(ax: Any, rows: list[dict[str, Any]], names: list[str]) -> None:
         ax.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=1.5)
         marker = "o" if row["dtype"] == "float64" else "s"
         ax.plot(row["ratio"], y, marker, color=colour, markersize=5)
+        if row["plain_ratio"] is not None and row["plain"] != row["best"]:
+            ax.plot(row["plain_ratio"], y, marker, color=colour, markersize=5, markerfacecolor="none")
         ax.annotate(row["best"], (row["high"], y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=7,
                     color="#59606a")  # fmt: skip
     for i, name in enumerate(names):
@@ -53,6 +55,7 @@ def _ratios(ax: Any, rows: list[dict[str, Any]], names: list[str]) -> None:
             ax.plot([AIMS[name].aim] * 2, [i - 0.35, i + 0.35], color="#1b1e23", linewidth=2)
     for dtype, marker in (("float64", "o"), ("float32", "s")):
         ax.plot([], [], marker, color=COLOURS[dtype], label=dtype)
+    ax.plot([], [], "o", color="#59606a", markerfacecolor="none", label="against the plain peer")
     ax.plot([], [], color="#1b1e23", linewidth=2, label="aim")
     ax.plot([], [], color="#6b7079", linewidth=1, label="at least")
     ax.axvline(1, color="#b3003f", linewidth=1, linestyle="--", label="equal")

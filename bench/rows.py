@@ -81,7 +81,8 @@ def moe_jacobian(p: Problem) -> Callable[[], Any]:
 
 def mean_jacobians(p: Problem) -> Callable[[], Any]:
     """Weighted by gates, from one forward pass."""
-    site = npmoe.Site(x=p.x, gates=p.gates, experts=p.moe().experts)
+    moe = p.moe()
+    site = npmoe.Site(x=p.x, gates=p.gates, chosen=moe.route(p.x)[1], experts=moe.experts)
     return lambda: function.mean_jacobians(site)
 
 
@@ -106,7 +107,8 @@ def sc1(problems: dict[str, Problem], steps: int) -> dict[str, tuple]:
     """The controlled experiment: train, then mean of the routed tokens' spectra, spectra of the means, PCA."""
     found = {}
     for name, p in problems.items():
-        *_, (_, loss, model) = npmoe.fit(p.moe(), p.x, p.y, steps)
+        for _, loss, model in npmoe.fit(p.moe(), p.x, p.y, steps):  # noqa: B007, the last pair is what is wanted
+            pass
         site = npmoe.site(model, p.x)
         spectra = function.token_spectra(site).sigma
         found[name] = loss, spectra, function.mean_spectra(site), weighted_pca(site.x, site.gates).eigenvalues

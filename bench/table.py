@@ -34,10 +34,11 @@ def _row(row: dict[str, Any]) -> str:
     plain = f"{row['plain']}, {row['plain_ratio']:.1f}" if row["plain"] else ""
     if row["best"] is None:
         return f"| `{row['name']}` | {row['dtype']} | {row['size']} | {row['npmoe_ms']:.1f} | | | | {goal} | | |"
+    spread = f"{row['low']:.2f} to {row['high']:.2f}" if row["rounds"] >= 3 else "one round"
     return (
         f"| `{row['name']}` | {row['dtype']} | {row['size']} | {_ms(row['npmoe_ms'])} "
         f"| {_ms(row['peers'][row['best']])} {row['best']} | {row['ratio']:.2f} "
-        f"| {row['low']:.2f} to {row['high']:.2f} "
+        f"| {spread} "
         f"| {goal} | {plain} "
         f"| {memory['npmoe']:.0f}, {memory[row['best']]:.0f} |"
     )

@@ -13,7 +13,7 @@ __all__ = ["Row", "best_of", "compare"]
 Way = Callable[[], Any]
 BLOCK = 0.12  # seconds: a turn. What is shorter is called again and again, as in a training loop, with warm caches
 PAUSE = 0.03  # seconds between two turns: threads of BLAS and OpenMP spin on after their work, and would take a core
-SPEND = 2.0  # seconds that a row may take, beyond its least number of rounds
+SPEND = 1.5  # seconds that a row may take, beyond its least number of rounds
 
 
 class Row(NamedTuple):
@@ -82,6 +82,8 @@ def compare(
             except AssertionError as error:
                 raise AssertionError(f"{name} ({dtype}): {way} gives other numbers than npmoe: {error}") from None
             del found
+        elif memory is None:
+            function(), function()  # compiles; and a training run's first call is half a step
         if memory is None:
             measured[way] = megabytes(function)
     del result

@@ -21,8 +21,8 @@ RESULTS = {
     "date": "2026-01-01",
     "versions": {"numpy": "2"},
     "rows": [
-        Row("train soft", "float64", "E=8", 2.0, {"torch eager": 4.0}, {"npmoe": 1.0, "torch eager": 3.0}, 5, 2.0, 1.9, 2.2,
-            "torch eager", "torch eager", 2.0)._asdict(),
+        Row("train soft", "float64", "E=8", 2.0, {"torch eager": 4.0}, {"npmoe": 1.0, "torch eager": 3.0}, 5,
+            2.0, 1.9, 2.2, "torch eager", "torch eager", 2.0)._asdict(),
         Row("import", "", "of npmoe", 126.0, {}, {}, 15)._asdict(),
     ],
     "growth": [scaling.Growth("train", "n", (1, 2), (1.0, 2.0), 1.0, 1)._asdict()],

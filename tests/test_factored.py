@@ -184,7 +184,16 @@ def _isometries(L, S, R):
     return orthonormal[0].T, np.ones((1, 12, 30)), orthonormal[1][None]
 
 
+def _second_is_the_means(L, S, R):
+    """One token leads along a vector that the others neglect, and its second is theirs: the mean would hide it."""
+    S = np.full((1, 60, 64), 0.1)
+    S[0, :, 1] = 1
+    S[0, 7] = [1.003, 1, *np.linspace(0, 0.9, 62)]
+    return np.eye(64), S, np.eye(64)[None]
+
+
 LARGE = {
+    "second_is_the_means": _second_is_the_means,
     "random": lambda L, S, R: (L, S, R),
     "two_terms": lambda L, S, R: (L, np.concatenate([S, S[::-1, ::-1]]), np.concatenate([R, R[:, ::-1]])),
     "rank_two": lambda L, S, R: (L[:, :2] @ L[:2], S, R),

@@ -91,7 +91,7 @@ class Factored:
         the cache.
         """
         (o, h), (t, n, _), d = self.L.shape, self.S.shape, self.R.shape[2]
-        if n * d < t * h * d and n * o < t * h:  # few tokens: K itself would cost more than it saves
+        if n < o:  # few tokens: K itself would cost more than it saves
             return self.L @ np.einsum("tnh,thd->nhd", self.S, self.R)
         S = self.S.transpose(1, 0, 2).reshape(n, t * h)
         J = np.empty((n, o * d), np.result_type(self.L, self.S, self.R))
@@ -124,6 +124,8 @@ class Factored:
 
     def mean(self, weights: Array | None = None) -> Array:
         """Weighted mean sum_n w_n J_n / sum_n w_n, (o, d), at the cost of one mean of slopes.
+
+        Slopes are summed over tokens in float64; the product of the three factors is taken in theirs.
 
         Raises
         ------
@@ -273,7 +275,10 @@ def _golub_kahan(J: Factored, most: int, full: int, stop: float) -> Leading:
     floor = np.full(n, tiny, dtype)  # what is below is rounding: normalized, it would enter B as a direction of J
     values, residual = np.zeros(n, dtype), np.zeros(n, dtype)
     at = np.arange(n)  # which tokens are still in the batch
-    v = np.repeat(_start(J), n, axis=0)
+    # one start for all tokens, the same on every machine, along no axis of the weights. (The mean's leading vector
+    # spares two steps, and can hide a token's own: where that has next to no part in it, the residual stops too early.)
+    v = np.repeat(np.random.default_rng(0).standard_normal((1, J.R.shape[2])).astype(dtype), n, axis=0)
+    _normalize(v, tiny)
     V = v[None]  # (j, n, d), the right basis
     B = np.zeros((2, 0, n))  # alpha and beta, in float64 whatever J is in
     u, beta = np.zeros((n, J.L.shape[0]), dtype), np.zeros(n, dtype)
@@ -305,24 +310,6 @@ def _golub_kahan(J: Factored, most: int, full: int, stop: float) -> Leading:
                 beta, floor = beta[keep], floor[keep]
         V = np.concatenate([V, v[None]])
     return Leading(values, residual, most)
-
-
-def _start(J: Factored) -> Array:
-    """One start for all tokens, (1, d): near the mean's leading right vector, which spares two or three steps.
-
-    A tenth of it is random, the same on every machine, along no axis of the weights: no token's own leading vector is
-    orthogonal to it.
-    """
-    random = np.random.default_rng(0).standard_normal((1, J.R.shape[2])).astype(J.S.dtype)
-    tiny = np.finfo(J.S.dtype).tiny
-    _normalize(random, tiny)
-    v, mean = random, J.averaged()
-    for _ in range(4):
-        v = mean.apply_transpose(mean.apply(v))
-        _normalize(v, tiny)
-    v = v + random * J.S.dtype.type(0.1)
-    _normalize(v, tiny)
-    return v
 
 
 def _ritz(alpha: Array, beta: Array) -> tuple[Array, Array]:

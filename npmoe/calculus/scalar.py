@@ -63,7 +63,7 @@ def normal(z: Array) -> tuple[Array, Array]:
     With ``scipy.special.erf`` this takes more than twice as long (``python -m bench --only gelu``). Here Phi
     comes from a table at the nearest grid point z0 and Taylor's formula about z, with u = z - z0, |u| <= 1/4096:
     ``Phi(z) - Phi(z0) = N(z) (u + z u^2/2 + (z^2 - 1) u^3/6) + O(N u^4 (z^3 - 3 z) / 24)``, of which the remainder is
-    under 8e-17. In float32 the first term is enough: the second is under 8e-9. It pays only in pieces that stay in
+    under 8.2e-17. In float32 the first term is enough: the second is under 8e-9. It pays only in pieces that stay in
     the cache.
 
     Examples

@@ -7,8 +7,8 @@ BLAS (``OPENBLAS_NUM_THREADS``, `threadpoolctl`, a worker of `npmoe.sweep`) limi
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from functools import cache
 from itertools import count
@@ -113,13 +113,15 @@ def each(function: Callable[..., T], *arguments: Iterable[Any], elements: int = 
                     errors[i] = error
 
         # a context of its own for each: NumPy's errstate is part of it
-        others = [_pool().submit(copy_context().run, work) for _ in range(threads - 1)]
-        copy_context().run(work)
+        others: list[Future[None]] = []
         try:
-            wait(others)
+            with suppress(RuntimeError):  # the interpreter is on its way out, and takes no more threads
+                others += [_pool().submit(copy_context().run, work) for _ in range(threads - 1)]
+            copy_context().run(work)
         except BaseException as error:  # an interrupt: what is under way is finished, nothing else begins
             errors[-1] = error
-            raise
+        finally:
+            wait(others)
     if errors:
         raise errors[min(errors)]
     return [results[i] for i in range(len(results))]

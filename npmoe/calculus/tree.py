@@ -114,15 +114,20 @@ def unflatten(vector: np.ndarray, like: Tree) -> Tree:
 
 
 def _rebuilt(like: Any, views: Iterator[np.ndarray]) -> Any:
-    """`like` with the next views in the places of its leaves. Their shapes are the same, so no layer checks them again:
-    in training that would take longer than Adam."""
+    """`like` with the next views in the places of its leaves.
+
+    Their shapes are the same, so no layer checks them again: in training that would take longer than Adam. A class that
+    keeps more than its fields (derived values, slots) is made anew all the same.
+    """
     if isinstance(like, np.ndarray):
         return next(views)
     if isinstance(like, tuple):
         return tuple(_rebuilt(child, views) for child in like)
     if not (names := _names(type(like))):
         return like
+    children = {name: _rebuilt(getattr(like, name), views) for name in names}
+    if getattr(like, "__dict__", {}).keys() != children.keys():
+        return replace(like, **children)
     new = object.__new__(type(like))
-    vars(new).update(vars(like))
-    vars(new).update((name, _rebuilt(getattr(like, name), views)) for name in names)
+    vars(new).update(children)
     return new

@@ -82,5 +82,7 @@ def weighted_pca(x: Array, W: Array, center: bool = True) -> Pca:
         X *= np.sqrt(w)[:, None]
         return np.maximum(np.linalg.eigvalsh(X.T @ X)[::-1], 0), mu  # rounding leaves -1e-17
 
-    eigenvalues, mu = (np.array(found) for found in zip(*each(spectrum, W.T, elements=x.size // 8), strict=True))
+    eigenvalues, mu = (
+        np.array(found) for found in zip(*each(spectrum, W.T, elements=max(x.size // 8, x.shape[1] ** 2)), strict=True)
+    )
     return Pca(eigenvalues, mu, n_eff(W))

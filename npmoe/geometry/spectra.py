@@ -159,7 +159,7 @@ def cosines(A: Array) -> Array:
            [0.7071, 1.    ]])
     """
     flat = A.reshape(len(A), -1)
-    norm = np.sqrt(np.einsum("ei,ei->e", flat, flat))[:, None]
+    norm = np.sqrt(np.einsum("ei,ei->e", flat, flat, dtype=np.float64))[:, None]
     total = np.zeros((len(A), len(A)))
     for part in parts(flat.shape[1], _PIECE // max(1, len(A))):  # mean Jacobians of a large layer are gigabytes
         piece = flat[:, part]

@@ -127,8 +127,9 @@ class MoE:
         return y, MoETrace(x, routing, rows, outputs, traces)
 
     def _share(self, x: Array) -> int:
-        """Elements of x that an expert sees where all see as many."""
-        return x.size * self.k // len(self.experts)
+        """Elements of x that an expert sees where all see as many, or those of a weight, whichever are more."""
+        d, o = self.widths
+        return max(x.size * self.k // len(self.experts), d * o)
 
     def _rows(self, routing: Routing, e: int) -> Array | slice:
         # a slice where all rows go to all experts: no copy of x
@@ -198,7 +199,8 @@ class MoE:
             for r, J_e in stacks:
                 J[r, outputs] += J_e.outputs(outputs).dense()
 
-        each(add, list(parts(J.shape[1], _CACHED // max(1, J[:, 0].size))))
+        n, o, d = J.shape
+        each(add, list(parts(o, _CACHED // max(1, n * d) if n >= o else o)))  # few tokens: see Factored.dense
         return J
 
     def mean_jacobian(self, x: Array, weights: Array | None = None, *, router: bool = True) -> Array:

@@ -1,6 +1,7 @@
 """`fit`: full-batch Adam on the mean squared error, as a generator of (step, loss, model)."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from npmoe.calculus import check, tree
 from npmoe.calculus.memory import keep_heap
 from npmoe.calculus.threads import one_blas_thread
 from npmoe.model.adam import Adam
+from npmoe.model.expert import Expert
 from npmoe.model.moe import MoE
 
 __all__ = ["fit", "mse"]
@@ -117,15 +119,17 @@ def _fit(
     theta = tree.flatten(model)
     model = tree.unflatten(theta, model)
     state = adam.start(theta.size, theta.dtype)
+    # experts share the threads out among themselves; a single one is left those of BLAS
+    calm = nullcontext if isinstance(model, Expert) else one_blas_thread
     for step in range(steps + 1):
-        with one_blas_thread():
+        with calm():
             prediction, trace = model.forward(x)
         target = check.shaped(f"y({step})", y(step), prediction.shape, "this batch") if callable(y) else y
         loss, dy = mse(prediction, target)
         yield step, loss, model
         if step == steps:
             return
-        with one_blas_thread():
+        with calm():
             if balance is None:
                 _, dmodel = model.vjp(trace, dy, wrt_x=False)
             else:

@@ -53,7 +53,8 @@ def mean_jacobians(site: Site, over: str = "routed") -> Array:
     >>> mean_jacobians(s).shape
     (4, 3, 3)
     """
-    mean = _each(lambda visit: visit.J.mean(visit.weights), site, over, "mean_jacobians", site.x.size // 8)
+    d = site.x.shape[1]
+    mean = _each(lambda visit: visit.J.mean(visit.weights), site, over, "mean_jacobians", max(site.x.size // 8, d * d))
     return _filled(mean, site)
 
 
@@ -75,8 +76,8 @@ def mean_spectra(site: Site, over: str = "routed") -> Array:
 def _each(measure: Callable[[Visit], T], site: Site, over: str, probe: str, elements: int = LONG) -> dict[int, T]:
     """What `measure` says of each expert that some weight reaches, by its number; experts side by side.
 
-    Where nearly all of the work is element-wise, `elements` is an eighth of the tokens' numbers: NumPy's calls are
-    then shorter than elsewhere, and two threads pay only for larger batches.
+    Where nearly all of the work is element-wise, `elements` is an eighth of the tokens' numbers (or those of a mean):
+    NumPy's calls are then shorter than elsewhere, and two threads pay only for larger batches.
     """
 
     def numbered(visit: Visit) -> tuple[int, T]:
