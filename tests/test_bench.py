@@ -56,6 +56,7 @@ def test_ways_of_ours_agree_with_one_another():
     np.testing.assert_allclose(WORK["leading_values"](p)(), sigma[..., 0], rtol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore")  # of the frameworks, about themselves
 @pytest.mark.parametrize("peer", PEERS)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("k", [2, 3])
