@@ -61,9 +61,10 @@ PAIRS = {"gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu}
 def grid(dtype):
     """Points of the whole range: dense where the map lives, the table's cells from both sides, its edge, zeros."""
     rng, one = np.random.default_rng(0), np.dtype(dtype).type
-    half = (rng.choice(np.arange(-9 * 256, 9 * 256), 60, replace=False) + 0.5) / 256  # where the nearest node changes
-    nodes = rng.choice(np.arange(-9 * 256, 9 * 256 + 1), 30, replace=False) / 256
-    edge = np.array([-9, -9 + 1 / 512, -9 + 1 / 256, 9 - 1 / 256, 9 - 1 / 512, 9])
+    c = scalar._CELLS
+    half = (rng.choice(np.arange(-9 * c, 9 * c), 60, replace=False) + 0.5) / c  # where the nearest node changes
+    nodes = rng.choice(np.arange(-9 * c, 9 * c + 1), 30, replace=False) / c
+    edge = np.array([-9, -9 + 0.5 / c, -9 + 1 / c, 9 - 1 / c, 9 - 0.5 / c, 9])
     seams = np.concatenate([half, nodes, edge]).astype(dtype)
     around = [seams, np.nextafter(seams, one(100)), np.nextafter(seams, one(-100))]
     free = [rng.uniform(-10, 10, 300), rng.uniform(-45, 45, 60), [0.0, -0.0, 1e-8, -1e-8, 1e-30, -1e-30, 1e4, -1e4]]
@@ -89,7 +90,7 @@ def test_value_and_slope_against_mpmath(name, dtype):
 @pytest.mark.parametrize("pair", PAIRS)
 def test_slope_is_of_this_value(pair):
     """By mpmath's own differentiation of the value, a route that knows no formula for the slope."""
-    z = np.concatenate([np.linspace(-6, 6, 49), [-9, 9, 0.5 / 256]])
+    z = np.concatenate([np.linspace(-6, 6, 49), [-9, 9, 0.5 / scalar._CELLS]])
     want = [float(mpmath.diff(VALUES[pair][1], mpmath.mpf(float(at)))) for at in z]
     close(PAIRS[pair](z)[1], want, 16 * np.finfo(float).eps, scale=1)
 

@@ -16,12 +16,12 @@ from npmoe.calculus import check
 from npmoe.calculus.memory import keep_heap
 from npmoe.calculus.threads import each, parts
 
-__all__ = ["Factored", "Leading"]
+__all__ = ["CACHED", "Factored", "Leading"]
 
 Array = np.ndarray
 
 _PIECE = 1 << 20  # elements of a dense piece: 8 MB in float64, so memory does not grow with tokens
-_CACHED = 1 << 17  # elements of an operand that is to stay in a core's cache: 1 MB in float64
+CACHED = 1 << 17  # elements of an operand that is to stay in a core's cache: 1 MB in float64
 
 
 class Leading(NamedTuple):
@@ -100,7 +100,7 @@ class Factored:
             K = self.L[outputs].T[None, :, :, None] * self.R[:, :, None, :]  # (t, h, part of o, d)
             np.matmul(S, K.reshape(t * h, -1), out=J[:, outputs.start * d : outputs.stop * d])
 
-        each(fill, list(parts(o, _CACHED // (t * h * d))))
+        each(fill, list(parts(o, CACHED // (t * h * d))))
         return J.reshape(n, o, d)
 
     def apply(self, v: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npmoe.calculus import check
-from npmoe.calculus.factored import Factored
+from npmoe.calculus.factored import CACHED, Factored
 from npmoe.calculus.threads import each, parts
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.routing import Routing, gates_jacobian, route, route_vjp
@@ -17,8 +17,6 @@ from npmoe.model.routing import Routing, gates_jacobian, route, route_vjp
 __all__ = ["MoE", "MoETrace"]
 
 Array = np.ndarray
-
-_CACHED = 1 << 17  # elements of a piece that is to stay in a core's cache: 1 MB in float64
 
 
 class MoETrace(NamedTuple):
@@ -180,7 +178,7 @@ class MoE:
         J = np.empty((len(x), *reversed(self.widths)), np.result_type(x, self.router))
         each(
             lambda rows: np.matmul(F[rows], dgates[rows], out=J[rows]),
-            list(parts(len(x), _CACHED // (J.shape[1] * J.shape[2]))),
+            list(parts(len(x), CACHED // (J.shape[1] * J.shape[2]))),
         )
         return J
 
@@ -200,7 +198,7 @@ class MoE:
                 J[r, outputs] += J_e.outputs(outputs).dense()
 
         n, o, d = J.shape
-        each(add, list(parts(o, _CACHED // max(1, n * d) if n >= o else o)))  # few tokens: see Factored.dense
+        each(add, list(parts(o, CACHED // max(1, n * d) if n >= o else o)))  # few tokens: see Factored.dense
         return J
 
     def mean_jacobian(self, x: Array, weights: Array | None = None, *, router: bool = True) -> Array:
