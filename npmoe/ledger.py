@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
-__all__ = ["FEWEST_SEEDS", "VERDICTS", "Claim", "Interval", "Null", "Reading", "Size", "interval", "judge", "why"]
+__all__ = ["FEWEST_SEEDS", "VERDICTS", "Claim", "Interval", "Null", "Reading", "Size", "Statement", "interval", "judge"]
+__all__ += ["why"]
 
 SCHEMA = 1
+RATIO, SHARE, COUNT, CORRELATION = math.log(1.1), 0.02, 1.0, 0.1  # margins: of log ratios, shares, counts, correlations
 FEWEST_SEEDS = 5
 VERDICTS = (
     "reproduced", "so does the null", "reversed", "not reproduced", "undecided", "proved", "refuted", "not tested",
@@ -170,6 +172,31 @@ class Size(NamedTuple):
         return "outside"
 
 
+class Statement(NamedTuple):
+    """An exact statement (an identity, a bound), held against every case there was.
+
+    name : short, unique within the claim.
+    says : the statement in words or as a formula.
+    checked, violations : over how many cases it was held, and in how many it is false.
+    worst : the largest ratio of its left side over its right one, or of an identity's error over what rounding allows.
+    example : the counter-example, printed; empty where there is none.
+    beside : whether it only stands beside the claim and does not decide it.
+    """
+
+    name: str
+    says: str
+    checked: int
+    violations: int
+    worst: float
+    example: str = ""
+    beside: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """Proved, refuted, or not tested where there was no case."""
+        return "not tested" if not self.checked else "refuted" if self.violations else "proved"
+
+
 class Beside(NamedTuple):
     """A number that the page shows beside a claim, for comparison; it enters no verdict."""
 
@@ -185,17 +212,18 @@ class Claim:
     Parameters
     ----------
     id, says, paper_value : as on the page.
-    readings : all that were run. Empty: not tested.
+    readings : all that were run. Empty, and no statements: not tested.
     size : the paper's number against ours, or None where it gives none.
     left_out : names of readings that this run left out.
     beside : numbers shown for comparison, which enter no verdict.
     note : what a reader has to know to read the verdict.
     mute : a quick run, whose numbers mean nothing: there is no verdict.
     options : what to add to the command to have these numbers again, such as " --full".
+    statements : of an exact claim, which has no readings: it is proved where none that decides is ever violated.
 
     Raises
     ------
-    ValueError : if there are readings but not exactly one primary, or two of one name.
+    ValueError : if there are readings but not exactly one primary, two of one name, or readings beside statements.
     """
 
     id: str
@@ -208,8 +236,11 @@ class Claim:
     note: str = ""
     mute: bool = False
     options: str = ""
+    statements: tuple[Statement, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.readings and self.statements:
+            raise ValueError(f"expected readings or exact statements of {self.id}; got both")
         names = [reading.name for reading in self.readings]
         if len(set(names)) != len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
@@ -224,7 +255,12 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """That of the primary reading, never the best."""
+        """That of the primary reading, never the best; of exact statements, the worst of those that decide."""
+        if self.statements:
+            if self.mute:
+                return "no verdict"
+            found = {s.verdict for s in self.statements if not s.beside}
+            return next((word for word in ("refuted", "not tested") if word in found), "proved")
         if self.primary is None:
             return "not tested"
         return "no verdict" if self.mute else judge(self.primary)
@@ -244,6 +280,11 @@ class Claim:
     def headline(self) -> str:
         """The verdict, what kind of null caught it, and whether it depends on the reading."""
         text, primary = self.verdict, self.primary
+        if self.statements:
+            decide = [s for s in self.statements if not s.beside]
+            return (
+                f"{text}: {sum(s.violations for s in decide):,} violations in {sum(s.checked for s in decide):,} cases"
+            )
         if text == "so does the null" and primary is not None:
             text += f" ({', '.join(f'{n.kind}: {n.name}' for n in _catching(primary))})"
         if self.agreement["holds"] and self.agreement["reversed"]:
@@ -264,8 +305,8 @@ class Claim:
             "size": _size_json(self),
             "agreement": self.agreement,
             "headline": self.headline,
-            "rule": rule(primary, self.mute) if primary else "No reading was run.",
-            "measured": _measured(primary) if primary else "not tested",
+            "rule": rule(primary, self.mute) if primary else _exact_rule(self.statements),
+            "measured": _measured(primary) if primary else _exact_measured(self.statements),
             "note": self.note,
             "beside": [
                 {"name": b.name, "says": b.says, "values": _floats(b.values), **_interval_json(interval(b.values))}
@@ -274,6 +315,7 @@ class Claim:
             "left_out": list(self.left_out),
             "repeat": f"python -m npmoe.reproduce {self.id}{self.options}",
             "readings": [_reading_json(reading, self.mute) for reading in self.readings],
+            "statements": [{**s._asdict(), "worst": _number(s.worst), "verdict": s.verdict} for s in self.statements],
         }
 
 
@@ -334,6 +376,28 @@ def _measured(reading: Reading) -> str:
     return f"T = {mean} [{low}, {high}], margin {reading.margin:.3g}"
 
 
+def _exact_measured(statements: Sequence[Statement]) -> str:
+    decide = [s for s in statements if not s.beside]
+    if not decide:
+        return "not tested"
+    worst = max(decide, key=lambda s: s.worst)
+    return (
+        f"{sum(s.violations for s in decide):,} violations in {sum(s.checked for s in decide):,} cases; "
+        f"left over right at most {worst.worst:.3g} ({worst.name})"
+    )
+
+
+def _exact_rule(statements: Sequence[Statement]) -> str:
+    if not statements:
+        return "No reading was run."
+    text = "An exact statement: proved where no case on any Site violates it, refuted by one counter-example. "
+    return text + " ".join(
+        f"{s.name}{' (beside)' if s.beside else ''}: {s.violations:,} violations in {s.checked:,} cases."
+        + (f" Counter-example: {s.example}" if s.example else "")
+        for s in statements
+    )
+
+
 def rule(reading: Reading, mute: bool = False) -> str:
     """The rule as it was applied to a reading, in words."""
     m = reading.margin
@@ -371,7 +435,7 @@ def why(claim: dict[str, Any]) -> str:
         f"  paper: {claim['paper_value']}",
         f"  verdict: {claim['headline']}",
         f"  size: {claim['size']['measured'] or 'none measured'} ({claim['size']['judgement']})",
-        f"  T: {claim['statistic']}, margin {_text(claim['margin'])}",
+        *([f"  T: {claim['statistic']}, margin {_text(claim['margin'])}"] if claim["readings"] else []),
         f"  rule: {claim['rule']}",
     ]
     if claim.get("note"):
@@ -389,6 +453,10 @@ def why(claim: dict[str, Any]) -> str:
                 f"      {n['kind']} null {n['name']}: T0 = {_text(n['mean'])} [{_text(n['low'])}, {_text(n['high'])}], "
                 f"excess [{_text(n['excess_low'])}, {_text(n['excess_high'])}]"
             )
+    for s in claim.get("statements", ()):
+        lines.append(
+            f"    {s['name']}: {s['says']}: {s['verdict']}, {s['violations']:,} violations in {s['checked']:,}"
+        )
     if claim["left_out"]:
         lines.append(f"  left out by this run: {', '.join(claim['left_out'])}")
     for b in claim["beside"]:
@@ -418,6 +486,46 @@ def read_results(path: Path) -> dict[str, Any]:
     if not isinstance(claims, list) or not all(isinstance(c, dict) and {"id", "verdict"} <= set(c) for c in claims):
         raise ValueError(f"expected claims with id and verdict in {path}; it has none or others")
     return results
+
+
+def join(parts: Sequence[dict[str, Any]], ties: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """The ledgers of several papers as one: all claims in one list, and each paper's own head with the ids of its.
+
+    `ties` are questions to which claims of several papers speak, {"says", "claims"}; those with less than two are left
+    out.
+
+    Examples
+    --------
+    >>> one = {"word": "a", "npmoe": "0", "environment": {}, "claims": [{"id": "A.1", "verdict": "undecided"}]}
+    >>> join([one])["papers"][0]["claims"]
+    ['A.1']
+    """
+    ids = {claim["id"] for part in parts for claim in part["claims"]}
+    return {
+        "schema": SCHEMA,
+        "npmoe": parts[-1]["npmoe"],
+        "environment": parts[-1]["environment"],
+        "papers": [{**part, "claims": [claim["id"] for claim in part["claims"]]} for part in parts],
+        "ties": [tie for tie in ties if len(ids & set(tie["claims"])) > 1],
+        "claims": [claim for part in parts for claim in part["claims"]],
+    }
+
+
+def split(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The ledgers of single papers that `join` made one.
+
+    Raises
+    ------
+    ValueError : for a ledger whose papers name claims that it does not have.
+    """
+    by_id = {claim["id"]: claim for claim in results["claims"]}
+    heads = results.get("papers")
+    if not isinstance(heads, list) or not all(isinstance(h, dict) and isinstance(h.get("claims"), list) for h in heads):
+        raise ValueError("expected a ledger with papers, each with its claims; it has none or others")
+    missing = [id for head in heads for id in head["claims"] if id not in by_id]
+    if missing:
+        raise ValueError(f"expected each paper's claims among the ledger's; missing {', '.join(map(str, missing))}")
+    return [{**head, "claims": [by_id[id] for id in head["claims"]]} for head in heads]
 
 
 def differences(results: dict[str, Any], recorded: dict[str, Any]) -> list[str]:

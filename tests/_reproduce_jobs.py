@@ -13,8 +13,8 @@ import sys
 from dataclasses import replace
 
 from npmoe.reproduce import __main__ as command
-from npmoe.reproduce import run
-from npmoe.reproduce.soft_clustering.config import PRIMARY
+from npmoe.reproduce.mixture import PRIMARY
+from npmoe.reproduce.soft_clustering import SC1
 from npmoe.reproduce.soft_clustering.plan import plan
 
 # d and h above the ten directions that SC1.5 and cum-var@10 count
@@ -73,7 +73,7 @@ if __name__ == "__main__":
     ):
         importlib.import_module(module)
 
-    command.plan, run.figures = tiny(TINIEST), few(run.figures)
+    command.PAPERS = (replace(SC1, plan=tiny(TINIEST), figures=few(SC1.figures)),)
     for line in sys.stdin:
         child = os.fork()
         if not child:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from npmoe.ledger import join
 from npmoe.report import write_report
 from npmoe.report.read import MARKS, VERDICTS
 
@@ -150,7 +151,7 @@ def results(mode: str = "default") -> dict[str, Any]:
             }
         )
     return {
-        "schema": 1,
+        "word": "sc1",
         "npmoe": "0.1.0",
         "mode": mode,
         "command": "python -m npmoe.reproduce sc1",
@@ -353,10 +354,12 @@ def figures() -> dict[str, dict[str, Any]]:
 
 
 def write_example(folder: Path, found: dict[str, Any] | None = None, drawn: dict[str, Any] | None = None) -> Path:
-    """Results and figures as a run leaves them."""
+    """Results of one paper (or a ledger) and figures, as a run leaves them."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(results() if found is None else found))
-    for name, figure in (figures() if drawn is None else drawn).items():
+    found, drawn = results() if found is None else found, figures() if drawn is None else drawn
+    ledger = found if "schema" in found else join([{**found, "figures": list(drawn)}])
+    (folder / "results.json").write_text(json.dumps(ledger))
+    for name, figure in drawn.items():
         (folder / "figures" / f"{name}.json").write_text(json.dumps(figure))
     return folder
 
@@ -572,7 +575,10 @@ def put(found: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     [
         ("schema", 2, r"expected schema 1 .*results\.json; got 2"),
         ("claims", ..., "expected results to have 'claims', a list"),
-        ("mode", "fast", "mode one of default, full, quick; got 'fast'"),
+        ("papers.0.mode", "fast", "mode one of default, full, quick; got 'fast'"),
+        ("papers", ..., "expected a ledger with papers"),
+        ("papers.0.word", "../sc1", "a paper's word of letters and digits.*got '../sc1'"),
+        ("papers.0.claims.0", "SC9.9", "missing SC9.9"),
         ("claims.0", 3, "expected claim 1 to be an object; got 3"),
         ("claims.1.id", "SC1.1", "each claim once; got 'SC1.1' twice"),
         ("claims.0.verdict", "fine", "claim SC1.1, verdict one of reproduced.*got 'fine'"),
@@ -583,7 +589,8 @@ def put(found: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     ],
 )
 def test_wrong_results_are_named(path: str, value: Any, message: str, tmp_path: Path) -> None:
-    write_example(tmp_path, put(results(), path, value), {"one": one_mark("level")})
+    ledger = join([{**results(), "figures": ["one"]}])
+    write_example(tmp_path, put(ledger, path, value), {"one": one_mark("level")})
     with pytest.raises(ValueError, match=message):
         write_report(tmp_path)
     assert not (tmp_path / "index.html").exists()

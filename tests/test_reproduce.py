@@ -18,15 +18,18 @@ import pytest
 from _reproduce_jobs import TINY, tiny
 
 import npmoe
-from npmoe.ledger import FEWEST_SEEDS, VERDICTS, judge
+from npmoe.ledger import FEWEST_SEEDS, VERDICTS, join, judge, split
 from npmoe.probe.null import thinned
 from npmoe.probe.representation import routed_pca
 from npmoe.report.read import read_figure, read_results
 from npmoe.reproduce import __main__ as command
-from npmoe.reproduce import run, soft_clustering
-from npmoe.reproduce.soft_clustering import config, measure
+from npmoe.reproduce import mixture as config
+from npmoe.reproduce import paper as papers
+from npmoe.reproduce import run
+from npmoe.reproduce.soft_clustering import SC1, measure
 from npmoe.reproduce.soft_clustering import plan as plans
-from npmoe.reproduce.soft_clustering.config import AXES, PRIMARY, Config, batch, build, dense_of, generator
+from npmoe.reproduce.mixture import PRIMARY, Config, batch, build, dense_of, generator
+from npmoe.reproduce.soft_clustering.axes import AXES
 from npmoe.reproduce.soft_clustering.measure import compute, named_steps, snapshot_steps
 from npmoe.reproduce.soft_clustering.plan import IDS, LATER, Plan, all_claims, donors, plan, setting
 from npmoe.reproduce.soft_clustering.runs import Run, independent_cosines
@@ -34,7 +37,7 @@ from npmoe.sweep import SweepError, source_hash, sweep
 
 EARLY = 4  # in the place of 250 of so few steps
 SEEDS = 5
-SOURCE = source_hash(*soft_clustering.SOURCES)
+SOURCE = SC1.source
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,9 +78,8 @@ def written(made, results, ledger, runs):
     """The output folder of the default run, its page drawn."""
     folder = runs.parent
     with np.errstate(all="raise", under="ignore"):  # under: Matplotlib
-        run.write(
-            folder, run.results_of(list(ledger.values()), made, run.figures(results, made)), run.figures(results, made)
-        )
+        drawn = SC1.figures(results, made)
+        run.write(folder, run.results_of(SC1, list(ledger.values()), made, drawn), drawn)
     return folder
 
 
@@ -330,7 +332,7 @@ def test_claims_asked_for_alone_have_the_numbers_of_all(ledger, results, made):
     assert [claim.id for claim in alone] == ["SC1.3", "SC1.8", "SC1.10b"]
     for claim in alone:
         assert claim.as_json() == ledger[claim.id].as_json()
-    assert run.figures({c: results[c] for c in needed}, few) == {}
+    assert SC1.figures({c: results[c] for c in needed}, few) == {}
 
 
 @pytest.fixture
@@ -862,8 +864,10 @@ def test_results_are_as_the_design_has_them(written, ledger):
     text = (written / "results.json").read_text(encoding="utf-8")
     found = json.loads(text, parse_constant=refuse)
     check(found, {"schema": int, "npmoe": str, "environment": dict, "claims": list})
-    assert (found["schema"], found["mode"], found["seeds"]) == (1, "default", SEEDS)
-    assert found["command"] == "python -m npmoe.reproduce sc1"
+    (head,) = found["papers"]
+    assert (found["schema"], head["word"], head["mode"], head["seeds"]) == (1, "sc1", "default", SEEDS)
+    assert head["command"] == "python -m npmoe.reproduce sc1"
+    assert head["claims"] == list(IDS)
     assert [claim["id"] for claim in found["claims"]] == list(IDS)
     for claim in found["claims"]:
         check(claim, CLAIM)
@@ -879,7 +883,9 @@ def test_results_are_as_the_design_has_them(written, ledger):
                 check(null, NULL)
                 assert null["kind"] in ("chance", "control")
                 assert len(null["values"]) == SEEDS
-    assert read_results(written / "results.json")["claims"][3]["id"] == "SC1.4"
+    ((read,), ties) = read_results(written / "results.json")
+    assert read["claims"][3]["id"] == "SC1.4"
+    assert ties == []
     assert found["claims"] == [json.loads(json.dumps(claim.as_json())) for claim in ledger.values()]
 
 
@@ -954,12 +960,12 @@ def test_writing_again_gives_the_same_bytes_and_drops_figures_that_are_no_more(
     """Only one figure, for the drawing takes the time."""
     folder = tmp_path / "out"
     shutil.copytree(written, folder, ignore=shutil.ignore_patterns("runs"))
-    drawn = run.figures(results, made)
+    drawn = SC1.figures(results, made)
     with np.errstate(under="ignore"):
-        run.write(folder, run.results_of(list(ledger.values()), made, {"3D": 0}), {"3D": drawn["3D"]})
+        run.write(folder, run.results_of(SC1, list(ledger.values()), made, {"3D": 0}), {"3D": drawn["3D"]})
     left = files(folder)
     assert {Path(name).stem for name in left if name.startswith("figures")} == {"3D"}
-    assert json.loads(left["results.json"])["figures"] == ["3D"]
+    assert json.loads(left["results.json"])["papers"][0]["figures"] == ["3D"]
     same = ("claims.csv", "figures/3D.json", "figures/3D.svg", "figures/3D.png")
     assert [left[name] for name in same] == [(written / name).read_bytes() for name in same]
 
@@ -967,12 +973,17 @@ def test_writing_again_gives_the_same_bytes_and_drops_figures_that_are_no_more(
 # ---- the command -------------------------------------------------------------------------------------------------
 
 
+def only(monkeypatch, **changes):
+    """The command knows SC1 alone, on a tiny model."""
+    monkeypatch.setattr(command, "PAPERS", (replace(SC1, plan=tiny(TINY), **changes),))
+
+
 @pytest.fixture
 def call(monkeypatch, tmp_path, capsys):
     """main() on a tiny model and in this process -> exit status, standard output, standard error."""
-    monkeypatch.setattr(command, "plan", tiny(TINY))
+    only(monkeypatch)
     monkeypatch.setattr(run, "RECORDED", tmp_path / "recorded.json")
-    monkeypatch.setattr(run, "source_hash", lambda *_: SOURCE)  # reading all source each time takes longer than a run
+    monkeypatch.setattr(papers, "source_hash", lambda *_: SOURCE)  # reading all source takes longer than a run
 
     def made(*words, output=tmp_path / "out"):
         with np.errstate(under="ignore"):
@@ -995,7 +1006,7 @@ def one_line(status, out, err):
 def one_claim(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
     made = Plan(("SC1.6",), False, SEEDS, TINY)
-    run.write(folder, run.results_of(all_claims(swept(made, folder / "runs"), made), made, {}), {})
+    run.write(folder, run.results_of(SC1, all_claims(swept(made, folder / "runs"), made), made, {}), {})
     return folder
 
 
@@ -1011,10 +1022,10 @@ def out(one_claim, tmp_path):
         (["SC1.33"], "expected sc1 or a claim among SC1.1, .*; got 'SC1.33'; did you mean SC1.3?"),
         (["sc11.8"], "got 'sc11.8'; did you mean SC1.8?"),
         (["SC1.6", "gibberish"], "got 'gibberish'"),
-        (["--record"], "expected --record with --full, the whole paper and at least 8 seeds"),
+        (["--record"], "expected --record with --full, whole papers and 8 seeds or more"),
         (["--record", "--quick"], "expected --record with --full"),
-        (["SC1.6", "--full", "--record"], "expected --record with .*the whole paper"),
-        (["--full", "--record", "--seeds", "7"], "expected --record with .*at least 8 seeds"),
+        (["SC1.6", "--full", "--record"], "expected --record with .*whole papers"),
+        (["--full", "--record", "--seeds", "7"], "expected --record with .*8 seeds or more"),
         (["--check", "--quick"], "expected --check without --quick, whose verdicts mean nothing"),
         (["SC1.6", "--executor", "cloud"], "expected .*processes.*; got 'cloud'"),
     ],
@@ -1049,7 +1060,8 @@ def test_options_that_are_none(words, capsys):
     ],
 )
 def test_claims_are_named_in_any_case_and_come_in_the_order_of_the_paper(words, ids):
-    assert command.claims_of(words) == ids
+    ((paper, found),) = command.claims_of(words or ["sc1"])
+    assert (paper.id, found) == ("SC1", ids)
 
 
 @pytest.mark.parametrize("options", [[], ["--full"], ["--quick"], ["SC1.10b", "--full"]])
@@ -1075,7 +1087,7 @@ def test_summary_names_every_claim_that_was_run(out, call):
         assert claim["headline"] in line
         assert f"holds in {claim['agreement']['holds']} of {len(claim['readings'])}" in line
     assert str(out / "index.html") in err
-    assert results["command"] == "python -m npmoe.reproduce SC1.3 SC1.6"
+    assert results["papers"][0]["command"] == "python -m npmoe.reproduce SC1.3 SC1.6"
 
 
 def test_why_tells_statistic_margin_readings_nulls_intervals_and_rule(out, call):
@@ -1123,13 +1135,16 @@ def test_check_without_a_sound_record_runs_nothing(call, tmp_path, monkeypatch):
 def test_recording_keeps_the_claims_of_other_papers(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "RECORDED", tmp_path / "recorded.json")
 
-    def ledger(**verdicts):
-        return {"schema": 1, "mode": "full", "claims": [{"id": i, "verdict": v} for i, v in verdicts.items()]}
+    def ledger(word, **verdicts):
+        claims = [{"id": i, "verdict": v} for i, v in verdicts.items()]
+        return {"word": word, "npmoe": "0", "environment": {}, "mode": "full", "claims": claims}
 
-    assert run.record(ledger(A="reversed", B="undecided")) == run.RECORDED
-    run.record(ledger(B="reproduced"))
+    assert run.record(ledger("ga", A="reversed", B="undecided")) == run.RECORDED
+    run.record(ledger("sc1", C="reproduced"))
+    run.record(ledger("ga", A="reproduced"))
     found = json.loads(run.RECORDED.read_text())
-    assert {claim["id"]: claim["verdict"] for claim in found["claims"]} == {"A": "reversed", "B": "reproduced"}
+    assert {claim["id"]: claim["verdict"] for claim in found["claims"]} == {"C": "reproduced", "A": "reproduced"}
+    assert [head["word"] for head in found["papers"]] == ["sc1", "ga"], "in the order of the papers"
     assert [path.name for path in tmp_path.iterdir()] == ["recorded.json"]
 
 
@@ -1149,11 +1164,11 @@ def test_real_call_takes_the_place_of_a_quick_page(call, tmp_path):
     status, _, err = call("SC1.6", "SC1.3", "--quick", "--seeds", "2")
     assert status == 0, err
     quick = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert quick["mode"] == "quick"
+    assert quick["papers"][0]["mode"] == "quick"
     assert {claim["verdict"] for claim in quick["claims"]} == {"no verdict"}
     status, *_ = call("SC1.6")
     assert status == 0
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["mode"] == "default"
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["papers"][0]["mode"] == "default"
 
 
 @pytest.mark.parametrize(
@@ -1175,10 +1190,11 @@ def test_real_call_takes_the_place_of_a_quick_page(call, tmp_path):
 )
 def test_lesser_results(tmp_path, old, new, said):
     def ledger(mode, ids, seeds=5):
-        return {"schema": 1, "mode": mode, "seeds": seeds, "claims": [{"id": id, "verdict": "undecided"} for id in ids]}
+        claims = [{"id": id, "verdict": "undecided"} for id in ids]
+        return {"word": "sc1", "npmoe": "0", "environment": {}, "mode": mode, "seeds": seeds, "claims": claims}
 
     if old:
-        (tmp_path / "results.json").write_text(json.dumps(ledger(*old)))
+        (tmp_path / "results.json").write_text(json.dumps(join([ledger(*old)])))
     found = run.lesser(tmp_path, ledger(*new))
     assert found is None if said is None else re.search(said, found)
 
@@ -1272,7 +1288,7 @@ def test_second_run_in_a_folder_is_refused(out, call):
         fcntl.flock(lock, fcntl.LOCK_EX)
         told = one_line(*call("SC1.6"))
         with pytest.raises(SweepError, match="to be free"):
-            run.write(out, json.loads(before["results.json"]), {})  # as of a call whose runs ended meanwhile
+            run.write(out, split(json.loads(before["results.json"]))[0], {})  # as of a call whose runs ended meanwhile
     assert f"expected {out / 'runs'} to be free" in told
     assert files(out) == before
     assert call("SC1.6")[0] == 0
@@ -1283,7 +1299,7 @@ def test_run_that_fails_is_named_without_a_traceback(out, call, monkeypatch):
         raise ValueError("expected better weather")
 
     before = files(out)
-    monkeypatch.setattr(run, "compute", failing)
+    only(monkeypatch, compute=failing)
     status, told, err = call("SC1.6", "--fresh")
     assert (status, told) == (2, "")
     assert err.splitlines() == [
@@ -1298,7 +1314,7 @@ def test_interrupted_call_says_how_to_go_on(call, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return compute(config)
 
-    monkeypatch.setattr(run, "compute", interrupting)
+    only(monkeypatch, compute=interrupting)
     status, told, err = call("SC1.6")
     assert (status, told) == (130, "")
     assert "The same call continues there: python -m npmoe.reproduce SC1.6 " in err
@@ -1308,7 +1324,7 @@ def test_interrupted_call_says_how_to_go_on(call, tmp_path, monkeypatch):
 
 def test_runs_that_are_there_are_not_computed_again_but_by_fresh(out, call, monkeypatch):
     calls = []
-    monkeypatch.setattr(run, "compute", lambda config: calls.append(config.seed) or compute(config))
+    only(monkeypatch, compute=lambda config: calls.append(config.seed) or compute(config))
     before = files(out)
     assert call("SC1.6")[0] == 0
     assert calls == []
@@ -1341,8 +1357,8 @@ def test_files_that_are_not_ours_are_neither_replaced_nor_removed(tmp_path, caps
     ours = tmp_path / "ours"
     (ours / "figures").mkdir(parents=True)
     (ours / "runs").mkdir()
-    old = {"schema": 1, "mode": "default", "seeds": 5, "figures": ["1A"], "claims": []}
-    (ours / "results.json").write_text(json.dumps(old))
+    old = {"word": "sc1", "npmoe": "0", "environment": {}, "mode": "default", "seeds": 5, "figures": ["1A"], "claims": []}
+    (ours / "results.json").write_text(json.dumps(join([old])))
     for name in ("1A.json", "1A.svg", "mine.json", "mine.png"):
         (ours / "figures" / name).write_text("{}")
     monkeypatch.setattr("npmoe.report.write_report", lambda folder: folder / "index.html")

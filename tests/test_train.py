@@ -6,13 +6,14 @@ from itertools import islice, pairwise
 
 import numpy as np
 import pytest
-from cases import BY_NAME, ROUNDING, close, gelu, mixture
+from cases import BY_NAME, ROUNDING, close, decided, gelu, linear, mixture, mixtures, norm
 from test_laws import converges, direction, moved
 
-from npmoe import MoE, fit, init
+from npmoe import MoE, Residual, Stack, fit, init
 from npmoe.calculus import tree
 from npmoe.calculus.scalar import softmax
 from npmoe.model.adam import Adam
+from npmoe.model.balance import Balance
 from npmoe.model.train import mse
 
 
@@ -196,6 +197,68 @@ def test_callable_targets_are_not_stretched(shape, rng):
         next(fit(moe, x, lambda step: np.zeros(shape), 3))
 
 
+def minibatches(rng, model, sizes=(5, 3, 8, 1)):
+    """Batches of different sizes, and functions of the step that give x and y, with a list of who was asked."""
+    d, o = model.widths[0], model.widths[-1]
+    batches = [(rng.standard_normal((n, d)), rng.standard_normal((n, o))) for n in sizes]
+    asked = []
+
+    def part(name, i):
+        return lambda step: asked.append((name, step)) or batches[step][i]
+
+    return batches, part("x", 0), part("y", 1), asked
+
+
+def test_minibatches_are_asked_once_a_step_in_order(rng):
+    moe, _, _ = task(rng)
+    batches, x, y, asked = minibatches(rng, moe)
+    for step, loss, model in fit(moe, x, y, steps=3):
+        close(loss, ((model.forward(batches[step][0])[0] - batches[step][1]) ** 2).mean(), ROUNDING)
+        assert asked == [(name, s) for s in range(step + 1) for name in "xy"]
+    assert len(asked) == 8
+
+
+def test_a_run_over_minibatches_is_one_batch_after_another(rng):
+    """Adam on the gradient of each batch in turn, word for word; and a function of a constant is the constant."""
+    moe, _, _ = task(rng)
+    batches, x, y, _ = minibatches(rng, moe)
+    turn = iter(batches)
+
+    def gradient(theta):
+        model = tree.unflatten(theta, moe)
+        (out, trace), target = model.forward((batch := next(turn))[0]), batch[1]
+        return tree.flatten(model.vjp(trace, 2 * (out - target) / target.size)[1])
+
+    *_, (_, _, last) = fit(moe, x, y, steps=3)
+    close(tree.flatten(last), paper(tree.flatten(moe), gradient, 3), 1e-12)  # three steps of rounding
+    a, b = batches[0]
+    for (_, one, _), (_, two, _) in zip(fit(moe, a, b, 4), fit(moe, lambda _: a, lambda _: b, 4), strict=True):
+        assert one == two
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "error", "says"),
+    [
+        (np.zeros((5, 4)), np.zeros((5, 2)), ValueError, r"x\(0\) of shape \(n, 3\).*got \(5, 4\)"),
+        (np.full((5, 3), np.nan), np.zeros((5, 2)), ValueError, r"x\(0\) to be finite; got nan at \(0, 0\)"),
+        (np.zeros((0, 3)), np.zeros((0, 2)), ValueError, r"at least one token to train on; got none in x\(0\)"),
+        (np.zeros((5, 3)), np.zeros((4, 2)), ValueError, r"y\(0\) of shape \(5, 2\).*got \(4, 2\)"),
+        (np.zeros((5, 3)), np.full((5, 2), np.nan), ValueError, r"y\(0\) to be finite; got nan at \(0, 0\)"),
+    ],
+)
+def test_a_minibatch_is_checked_when_it_comes(x, y, error, says, rng):
+    moe, _, _ = task(rng)
+    run = fit(moe, lambda step: x, lambda step: y, 3)
+    with pytest.raises(error, match=says):
+        next(run)
+
+
+def test_x_as_a_function_needs_y_as_one(rng):
+    moe, x, y = task(rng)
+    with pytest.raises(TypeError, match=r"expected y to be a function of the step, as x is.*got ndarray"):
+        fit(moe, lambda step: x, y, 3)
+
+
 # ---- frozen leaves -------------------------------------------------------------------------------------------------
 
 
@@ -286,6 +349,80 @@ def test_balance_is_trained_on_and_not_reported(rng):
     assert spread[1] < spread[0] / 2
 
 
+def stacked(rng):
+    """Two mixtures, of different E and k, the second behind the first, a norm and a linear layer; one in a residual."""
+    block = Residual(Stack((norm(rng, 4), mixture(rng, 3, 4, 3, 1, renormalize=False))))
+    return Stack((linear(rng, 3, 4, "gelu"), block, mixture(rng, 4, 4, 3, 2, o=2, temperature=0.8), linear(rng, 2, 2)))
+
+
+BALANCES = [
+    switch,
+    Balance("switch", weight=0.5, fraction="soft"),
+    Balance("importance", gates="renormalized", weight=2.0),
+    Balance("z"),
+]
+
+
+@pytest.mark.parametrize("balance", BALANCES, ids=lambda b: getattr(b, "kind", "by_hand"))
+@pytest.mark.parametrize("make", [stacked, lambda rng: task(rng)[0]], ids=["stacked", "bare"])
+def test_balance_gradient_reaches_every_layer_in_front(make, balance, rng, monkeypatch):
+    """What Adam is given, against differences of loss + the balance of every mixture, over all parameters at once."""
+    model = make(rng)
+    x = decided(model, rng.standard_normal((300, 3)), room=0.4)[:20]
+    y = rng.standard_normal((len(x), 2))
+    gradients = []
+    step = Adam.step
+    monkeypatch.setattr(Adam, "step", lambda self, theta, g, state: gradients.append(g) or step(self, theta, g, state))
+    list(fit(model, x, y, steps=1, balance=balance))
+    v, chosen = tree.map_leaves(direction, model), [moe.route(inner)[1] for moe, inner in mixtures(model, x)]
+
+    def objective(h):
+        at, _ = moved(model, x, v, 0 * x, h)
+        total = mse(at.forward(x)[0], y)[0]
+        for (moe, inner), then in zip(mixtures(at, x), chosen, strict=True):
+            np.testing.assert_array_equal(np.sort(moe.route(inner)[1]), np.sort(then))  # no boundary is crossed
+            total += balance(moe.scores(inner), then)[0]
+        return total
+
+    terms = gradients[0] * tree.flatten(v)
+    converges(terms.sum(), lambda h: (objective(h) - objective(-h)) / (2 * h), np.linalg.norm(terms))
+
+
+def test_a_gradient_that_stops_at_the_router_would_be_caught(rng, monkeypatch):
+    """Planted: the balance loss added to the router alone differs from what Adam is given in the layers in front."""
+    model = stacked(rng)
+    x, y = rng.standard_normal((20, 3)), rng.standard_normal((20, 2))
+    gradients = []
+    monkeypatch.setattr(Adam, "step", lambda self, theta, g, state: gradients.append(g) or theta)
+    for balance in (None, switch):
+        list(fit(model, x, y, steps=1, balance=balance))
+    difference = tree.unflatten(gradients[1] - gradients[0], model)
+    front, block, second, behind = difference.layers
+    for layer in (front, block.layer.layers[0], block.layer.layers[1].router, second.router):
+        assert np.abs(tree.flatten(layer)).max() > 1e-6
+    assert not tree.flatten(behind).any()
+    assert not tree.flatten(second.experts).any()
+
+
+def test_every_mixture_shows_the_balance_its_own_scores(rng):
+    model = stacked(rng)
+    x, y = rng.standard_normal((20, 3)), rng.standard_normal((20, 2))
+    received = []
+
+    def nothing(scores, chosen):
+        received.append((scores, chosen))
+        return 0.0, np.zeros_like(scores)
+
+    plain = [tree.flatten(at) for _, _, at in fit(model, x, y, steps=2)]
+    for (_, _, at), want in zip(fit(model, x, y, steps=2, balance=nothing), plain, strict=True):
+        assert same_bits(tree.flatten(at), want)
+        assert type(at) is Stack
+    assert len(received) == 4
+    for (moe, inner), (scores, chosen) in zip(reversed(list(mixtures(model, x))), received, strict=False):
+        np.testing.assert_array_equal(scores, moe.scores(inner))
+        np.testing.assert_array_equal(chosen, moe.route(inner)[1])
+
+
 @pytest.mark.parametrize("shape", [(4,), (1, 4), (12, 1)])
 def test_balance_gradient_is_not_stretched(shape, rng):
     moe, x, y = task(rng)
@@ -327,8 +464,9 @@ def test_a_wrong_call_fails_at_the_call(change, error, says, rng):
 
 
 def test_balance_needs_a_mixture(rng):
-    with pytest.raises(TypeError, match=r"expected a MoE.*got GeluExpert"):
-        fit(gelu(rng, 3, 4, 2), np.zeros((5, 3)), np.zeros((5, 2)), 1, balance=switch)
+    for model in (gelu(rng, 3, 4, 2), Stack((linear(rng, 3, 3), Residual(gelu(rng, 3, 4, 3)), linear(rng, 3, 2)))):
+        with pytest.raises(TypeError, match=rf"expected a MoE.*got {type(model).__name__}"):
+            fit(model, np.zeros((5, 3)), np.zeros((5, 2)), 1, balance=switch)
 
 
 def test_nothing_is_computed_before_it_is_asked_for(rng, monkeypatch):

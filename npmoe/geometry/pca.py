@@ -10,7 +10,7 @@ import numpy as np
 from npmoe.calculus import check
 from npmoe.calculus.threads import each
 
-__all__ = ["Pca", "n_eff", "weighted_pca"]
+__all__ = ["Axes", "Pca", "n_eff", "principal_axes", "weighted_pca"]
 
 Array = np.ndarray
 
@@ -21,6 +21,13 @@ class Pca(NamedTuple):
     eigenvalues: Array
     mean: Array
     n_eff: Array
+
+
+class Axes(NamedTuple):
+    """Eigenvalues of the covariances, descending (E, d), and eigenvectors as columns in their order, (E, d, d)."""
+
+    eigenvalues: Array
+    axes: Array
 
 
 def n_eff(W: Array) -> Array:
@@ -59,6 +66,25 @@ def weighted_pca(x: Array, W: Array, center: bool = True) -> Pca:
     >>> weighted_pca(np.array([[1.0, 0.0], [-1.0, 0.0]]), np.ones((2, 1))).eigenvalues
     array([[1., 0.]])
     """
+    eigenvalues, mu = _decomposed(x, W, center, axes=False)
+    return Pca(eigenvalues, mu, n_eff(W))
+
+
+def principal_axes(x: Array, W: Array, center: bool = True) -> Axes:
+    """As `weighted_pca`, with the eigenvectors; where fewer than d tokens count, those of eigenvalue 0 are any basis.
+
+    Examples
+    --------
+    >>> np.abs(principal_axes(np.array([[1.0, 0.0], [-1.0, 0.0]]), np.ones((2, 1))).axes)
+    array([[[1., 0.],
+            [0., 1.]]])
+    """
+    eigenvalues, _, axes = _decomposed(x, W, center, axes=True)
+    return Axes(eigenvalues, axes)
+
+
+def _decomposed(x: Array, W: Array, center: bool, axes: bool) -> list[Array]:
+    """Eigenvalues (E, d), means (E, d) and, where asked, eigenvectors (E, d, d) of each column's covariance."""
     x = check.finite("x", check.shaped("x", x, ("n", "d")))
     W = check.finite("weights", check.shaped("weights", W, (len(x), "E"), "these tokens"))
     if (W < 0).any():
@@ -67,10 +93,10 @@ def weighted_pca(x: Array, W: Array, center: bool = True) -> Pca:
         raise ValueError("expected weights of which some are positive; got zeros only")
     x = x.astype(np.float64, copy=False)
 
-    def spectrum(w: Array) -> tuple[Array, Array]:
+    def spectrum(w: Array) -> tuple[Array, ...]:
         rows = np.flatnonzero(w)
         if not len(rows):
-            return np.full(x.shape[1], np.nan), np.full(x.shape[1], np.nan)
+            return tuple(np.full((x.shape[1],) * ndim, np.nan) for ndim in (1, 1, 2)[: 2 + axes])
         if len(rows) == len(x):
             w, X = w.astype(np.float64), x
         else:
@@ -80,9 +106,11 @@ def weighted_pca(x: Array, W: Array, center: bool = True) -> Pca:
         mu = w @ X if center else np.zeros(x.shape[1])
         X = X - mu
         X *= np.sqrt(w)[:, None]
-        return np.maximum(np.linalg.eigvalsh(X.T @ X)[::-1], 0), mu  # rounding leaves -1e-17
+        covariance = X.T @ X  # (d, d)
+        if axes:
+            values, vectors = np.linalg.eigh(covariance)
+            return np.maximum(values[::-1], 0), mu, vectors[:, ::-1]
+        return np.maximum(np.linalg.eigvalsh(covariance)[::-1], 0), mu  # rounding leaves -1e-17
 
-    eigenvalues, mu = (
-        np.array(found) for found in zip(*each(spectrum, W.T, elements=max(x.size // 8, x.shape[1] ** 2)), strict=True)
-    )
-    return Pca(eigenvalues, mu, n_eff(W))
+    found = each(spectrum, W.T, elements=max(x.size // 8, x.shape[1] ** 2))
+    return [np.array(part) for part in zip(*found, strict=True)]

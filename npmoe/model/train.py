@@ -1,7 +1,8 @@
-"""`fit`: full-batch Adam on the mean squared error, as a generator of (step, loss, model)."""
+"""`fit`: Adam on the mean squared error, as a generator of (step, loss, model)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from npmoe.calculus.memory import keep_heap
 from npmoe.calculus.threads import one_blas_thread
 from npmoe.model.adam import Adam
 from npmoe.model.expert import Expert
-from npmoe.model.moe import MoE
+from npmoe.model.moe import MoE, MoETrace
 
 __all__ = ["fit", "mse"]
 
@@ -35,7 +36,7 @@ def mse(prediction: Array, y: Array) -> tuple[float, Array]:
 
 def fit(
     model: Any,
-    x: Array,
+    x: Array | Callable[[int], Array],
     y: Array | Callable[[int], Array],
     steps: int,
     *,
@@ -43,28 +44,32 @@ def fit(
     balance: Balance | None = None,
     frozen: Sequence[str] = (),
 ) -> Iterator[tuple[int, float, Any]]:
-    """Train by Adam on the mean squared error over one batch.
+    """Train by Adam on the mean squared error, over one batch or a batch drawn for each step.
 
     Parameters
     ----------
     model : a layer with ``forward`` and ``vjp`` (a `MoE`, an expert, a `Stack`, ...). It is never changed.
-    x : array (n, d).
-    y : array (n, o), or a function of the step that gives one (targets drawn afresh each step).
+    x : array (n, d), or a function of the step that gives one (minibatches), of any n. Then y is a function too.
+    y : array (n, o), or a function of the step that gives one (targets drawn afresh each step). Both functions are
+        asked once a step, in order, x first; what they give is checked at that step.
     steps : number of steps, 0 or more.
     lr : Adam's step size.
-    balance : for a `MoE`, a loss on its routing: scores (n, E), chosen (n, k) -> value, dvalue/dscores (n, E).
+    balance : a loss on the routing, such as a `npmoe.model.balance.Balance`: scores (n, E), chosen (n, k) -> value,
+        dvalue/dscores (n, E). Every `MoE` in the model gets it, whether it is the model itself or stands in a `Stack`
+        or `Residual`, and their losses add up; the gradient reaches the router and the layers in front of it.
         It is trained on, but is not part of the loss that is reported.
     frozen : names of leaves, or of branches such as "router" or "experts.0", that stay as they are.
 
     Yields
     ------
-    step, loss, model : from step 0, the untrained model, to `steps`; the loss is that of the model beside it.
+    step, loss, model : from step 0, the untrained model, to `steps`; the loss is the mean squared error of the model
+        beside it on that step's batch.
         Each model's leaves are views of a vector of its own: none that was yielded ever changes.
 
     Raises
     ------
-    ValueError, TypeError : at the call, for shapes that do not fit, NaN in x or y, or a frozen name that the model
-        does not have.
+    ValueError, TypeError : at the call, for shapes that do not fit, NaN in x or y, a frozen name that the model
+        does not have, or a balance loss without a `MoE`; at the step, for what a function gave.
 
     Examples
     --------
@@ -78,17 +83,69 @@ def fit(
     """
     if not hasattr(model, "widths"):
         raise TypeError(f"expected a layer with forward and vjp to train; got {type(model).__name__}")
-    d, o = model.widths[0], model.widths[-1]
-    x = check.finite("x", check.matrix("x", x, d, "this model"))
-    if not len(x):
-        raise ValueError("expected at least one token to train on; got none")
-    if not callable(y):
-        y = check.finite("y", check.shaped("y", y, (len(x), o), "the targets of this batch"))
+    if not callable(x):
+        x = _inputs("x", x, model)
+        if not callable(y):
+            y = check.finite("y", check.shaped("y", y, (len(x), model.widths[-1]), "the targets of this batch"))
+    elif not callable(y):
+        raise TypeError(
+            "expected y to be a function of the step, as x is, that gives the targets of x's batch; "
+            f"got {type(y).__name__}"
+        )
     check.integer("steps", steps, 0)
     check.positive("lr", lr)
-    if balance is not None and not isinstance(model, MoE):
-        raise TypeError(f"expected a MoE, whose routing a balance loss reads; got {type(model).__name__}")
+    if balance is not None and _balanced(model, balance) is model:
+        raise TypeError(
+            f"expected a MoE, or layers that hold one, whose routing a balance loss reads; got {type(model).__name__}"
+        )
     return _fit(model, x, y, steps, Adam(lr), balance, _frozen(model, frozen))
+
+
+def _inputs(name: str, x: Any, model: Any) -> Array:
+    """One batch (n, d) for this model, of at least one token."""
+    x = check.finite(name, check.matrix(name, x, model.widths[0], "this model"))
+    if not len(x):
+        raise ValueError(f"expected at least one token to train on; got none in {name}")
+    return x
+
+
+def _targets(name: str, y: Any, prediction: Array) -> Array:
+    """Targets of one batch (n, o), of exactly the prediction's shape: NumPy would stretch others without a word."""
+    return check.finite(name, check.shaped(name, y, prediction.shape, "this batch"))
+
+
+@dataclass(frozen=True, eq=False)
+class _Balanced:
+    """A mixture in a backward pass: `MoE.vjp`, with the balance loss's gradient added at the scores."""
+
+    moe: MoE
+    balance: Balance
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """(d, o)."""
+        return self.moe.widths
+
+    def vjp(self, trace: MoETrace, dy: Array, wrt_x: bool = True) -> tuple[Array | None, MoE]:
+        """dy (n, o) -> dx (n, d) and the gradient, a MoE."""
+        scores = self.moe.scores(trace.x)  # (n, E)
+        dscores = self.balance(scores, trace.routing.chosen)[1]
+        check.shaped("the balance loss's gradient", dscores, scores.shape, "the scores")
+        return self.moe.vjp(trace, dy, wrt_x, dscores=dscores)
+
+
+def _balanced(layer: Any, balance: Balance) -> Any:
+    """The layer, with each mixture in it `_Balanced`; the same object where it holds none."""
+    if isinstance(layer, MoE):
+        return _Balanced(layer, balance)
+    if isinstance(layer, tuple):
+        inner = tuple(_balanced(child, balance) for child in layer)
+        return layer if all(a is b for a, b in zip(inner, layer, strict=True)) else inner
+    if not is_dataclass(layer):
+        return layer
+    found = {field.name: getattr(layer, field.name) for field in fields(layer)}
+    changed = {name: new for name, old in found.items() if (new := _balanced(old, balance)) is not old}
+    return replace(layer, **changed) if changed and not isinstance(layer, type) else layer
 
 
 def _frozen(model: Any, names: Sequence[str]) -> Array | None:
@@ -108,7 +165,7 @@ def _frozen(model: Any, names: Sequence[str]) -> Array | None:
 
 def _fit(
     model: Any,
-    x: Array,
+    x: Array | Callable[[int], Array],
     y: Array | Callable[[int], Array],
     steps: int,
     adam: Adam,
@@ -122,21 +179,17 @@ def _fit(
     # experts share the threads out among themselves; a single one is left those of BLAS
     calm = nullcontext if isinstance(model, Expert) else one_blas_thread
     for step in range(steps + 1):
+        batch = _inputs(f"x({step})", x(step), model) if callable(x) else x
         with calm():
-            prediction, trace = model.forward(x)
-        target = check.shaped(f"y({step})", y(step), prediction.shape, "this batch") if callable(y) else y
+            prediction, trace = model.forward(batch)
+        target = _targets(f"y({step})", y(step), prediction) if callable(y) else y
         loss, dy = mse(prediction, target)
         yield step, loss, model
         if step == steps:
             return
         with calm():
-            if balance is None:
-                _, dmodel = model.vjp(trace, dy, wrt_x=False)
-            else:
-                scores = model.scores(x)
-                dscores = balance(scores, trace.routing.chosen)[1]
-                check.shaped("the balance loss's gradient", dscores, scores.shape, "the scores")
-                _, dmodel = model.vjp(trace, dy, wrt_x=False, dscores=dscores)
+            backward = model if balance is None else _balanced(model, balance)
+            _, dmodel = backward.vjp(trace, dy, wrt_x=False)
             gradient = tree.flatten(dmodel)
             if frozen is not None:
                 gradient[frozen] = 0  # Adam's step is then exactly zero

@@ -5,16 +5,49 @@ n tokens, d width, E experts.
 
 import numpy as np
 
-from npmoe.geometry.pca import Pca, n_eff, weighted_pca
+from npmoe.geometry.pca import Axes, Pca, n_eff, principal_axes, weighted_pca
 from npmoe.probe.site import Site
 
-__all__ = ["WEIGHTINGS", "routed_pca"]
+__all__ = ["WEIGHTINGS", "overlaps", "routed_pca", "subspaces"]
 
 Array = np.ndarray
 
 #: Ways to read "PCA of the routed hidden states": covariance weighted by g_e; ordinary PCA of all rows sqrt(g_e) h, or
 #: of all rows g_e h; ordinary PCA of the routed rows alone.
 WEIGHTINGS = ("gates", "sqrt rows", "scaled rows", "routed rows")
+
+
+def subspaces(site: Site, h: Array | None = None) -> Axes:
+    """Covariance of each expert's tokens weighted by its gates, with eigenvectors: ``axes[:, :, :r]`` are r-dimensional
+    subspaces, one an expert.
+
+    Examples
+    --------
+    >>> import npmoe
+    >>> rng = np.random.default_rng(0)
+    >>> s = npmoe.site(npmoe.init.gelu_moe(rng, E=4, d=3, h=5, k=2), rng.standard_normal((9, 3)))
+    >>> subspaces(s).axes.shape
+    (4, 3, 3)
+    """
+    return principal_axes(site.x if h is None else h, site.gates)
+
+
+def overlaps(axes: Array) -> Array:
+    """Mean cos^2 of the principal angles between the leading r-dimensional subspaces of each pair of experts, for
+    every r at once, (E, d, d) -> (E, E, d): |U_r^T V_r|_F^2 / r, where column r - 1 is that of r.
+
+    Two random subspaces have r / d.
+
+    Examples
+    --------
+    >>> plane = np.eye(2)
+    >>> overlaps(np.stack([plane, plane[:, ::-1]]))[0, 1]
+    array([0., 1.])
+    """
+    squares = np.einsum("aij,bik->abjk", axes, axes, optimize=True) ** 2  # (E, E, d, d)
+    corner = squares.cumsum(axis=2).cumsum(axis=3)
+    r = np.arange(corner.shape[-1])
+    return corner[:, :, r, r] / (r + 1)
 
 
 def routed_pca(site: Site, weighting: str = "gates", h: Array | None = None, center: bool = True) -> Pca:

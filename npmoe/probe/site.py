@@ -38,6 +38,16 @@ class Router:
         """(E,) or None."""
         return self.moe.bias
 
+    @property
+    def temperature(self) -> float:
+        """What divides the scores."""
+        return self.moe.temperature
+
+    @property
+    def effective(self) -> Array:
+        """W over the temperature, (E, d): scores are ``x @ effective.T`` plus the bias over the temperature."""
+        return self.matrix / self.matrix.dtype.type(self.temperature)
+
     def scores(self, x: Array) -> Array:
         """(n, E), over the temperature."""
         return self.moe.scores(x)
@@ -48,8 +58,7 @@ class Router:
 
     def jacobian(self, x: Array) -> Array:
         """Derivative of the gates, (n, E, d)."""
-        moe = self.moe
-        return gates_jacobian(moe.routing(x), moe.router / moe.router.dtype.type(moe.temperature))
+        return gates_jacobian(self.moe.routing(x), self.effective)
 
 
 class Before(NamedTuple):

@@ -29,24 +29,33 @@ WORDS = {
 
 
 def write_report(output: Path) -> Path:
-    """Draw output/figures/*.json as SVG and PNG, write output/index.html from them and from output/results.json.
+    """Draw output/figures/*.json as SVG and PNG, write the pages from them and from output/results.json.
 
-    Returns the path of the page. Raises ValueError that names the file where JSON is missing, cut off or of another
-    shape than expected; in that case nothing was written.
+    One paper has output/index.html; several have a page each, such as output/sc1.html, and output/index.html leads to
+    them. Returns the path of the front page. Raises ValueError that names the file where JSON is missing, cut off or of
+    another shape than expected; in that case nothing was written.
     """
     output = Path(output)
-    results = read_results(output / "results.json")
-    named = results.get("figures")
-    folder = output / "figures"
-    paths = sorted(folder.glob("*.json")) if named is None else [folder / f"{name}.json" for name in named]
-    figures = sorted(((path.stem, read_figure(path)) for path in paths), key=lambda pair: _order(*pair))
-    for name, figure in figures:
+    parts, ties = read_results(output / "results.json")
+    figures = {part["word"]: _figures(output / "figures", part["figures"]) for part in parts}
+    for name, figure in (pair for found in figures.values() for pair in found):
         drawn, pixels = marks.figure_files(figure, name)
         _write(output / "figures" / f"{name}.svg", drawn)
         _write(output / "figures" / f"{name}.png", pixels)
-    page = output / "index.html"
-    _write(page, _page(results, figures).encode())
-    return page
+    front = output / "index.html"
+    if len(parts) == 1:
+        _write(front, _page(parts[0], figures[parts[0]["word"]], []).encode())
+        return front
+    for part in parts:
+        _write(output / f"{part['word']}.html", _page(part, figures[part["word"]], parts).encode())
+    _write(front, _front(parts, ties).encode())
+    return front
+
+
+def _figures(folder: Path, names: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    """A paper's figures by name, read and checked, in the order of the page."""
+    found = [(name, read_figure(folder / f"{name}.json")) for name in names]
+    return sorted(found, key=lambda pair: _order(*pair))
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -65,7 +74,8 @@ def _order(name: str, figure: dict[str, Any]) -> tuple[Any, ...]:
     return (not figure["source"].startswith("paper"), pieces, name)
 
 
-def _page(results: dict[str, Any], figures: list[tuple[str, dict[str, Any]]]) -> str:
+def _world() -> Environment:
+    """Jinja with our filters."""
     world = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=lambda name: True,
@@ -75,20 +85,43 @@ def _page(results: dict[str, Any], figures: list[tuple[str, dict[str, Any]]]) ->
         keep_trailing_newline=True,
     )
     world.filters |= {"interval": style.interval, "number": style.number, "plain": _plain, "minus": style.minus}
-    world.globals |= {"estimate": style.estimate}
+    world.globals |= {"estimate": style.estimate, "words": WORDS}
+    world.globals |= {"css": (HERE / "page.css").read_text(encoding="utf-8")}
+    return world
+
+
+def _front(parts: list[dict[str, Any]], ties: list[dict[str, Any]]) -> str:
+    """The page that ties the papers together: questions that several speak to, and all claims."""
+    papers = []
+    known: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        href, slugs = f"{part['word']}.html", _slugs([claim["id"] for claim in part["claims"]])
+        papers.append({"data": part, "href": href, "claims": [(claim, slugs[claim["id"]]) for claim in part["claims"]]})
+        known |= {claim["id"]: {"data": claim, "href": f"{href}#{slugs[claim['id']]}"} for claim in part["claims"]}
+    shown = [{**tie, "claims": [known[id] for id in tie["claims"] if id in known]} for tie in ties]
+    count = {word: sum(c["verdict"] == word for part in parts for c in part["claims"]) for word in WORDS}
+    page = _world().get_template("front.html.j2")
+    return page.render(papers=papers, count=count, ties=[tie for tie in shown if len(tie["claims"]) > 1])
+
+
+def _page(results: dict[str, Any], figures: list[tuple[str, dict[str, Any]]], parts: list[dict[str, Any]]) -> str:
+    """One paper's page; `parts` are the papers to which it leads on."""
     slugs = _slugs([claim["id"] for claim in results["claims"]] + [f"figure {name}" for name, _ in figures])
     claims = [
         _claim(claim, slugs[claim["id"]], [pair for pair in figures if claim["id"] in pair[1]["claims"]], slugs)
         for claim in results["claims"]
     ]
     readings = [reading for claim in results["claims"] for reading in claim["readings"]]
-    return world.get_template("page.html.j2").render(
-        results=results,
-        claims=claims,
-        figures=[_figure(name, figure, slugs) for name, figure in figures],
-        words=WORDS,
-        readings=len(readings),
-        css=(HERE / "page.css").read_text(encoding="utf-8"),
+    return (
+        _world()
+        .get_template("page.html.j2")
+        .render(
+            results=results,
+            claims=claims,
+            figures=[_figure(name, figure, slugs) for name, figure in figures],
+            readings=len(readings),
+            parts=parts,
+        )
     )
 
 

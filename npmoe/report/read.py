@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+from npmoe.ledger import split
 from npmoe.report.style import ROLES
 
 VERDICTS = (
@@ -57,10 +59,40 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     return found
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """The results of a run, with every optional field filled in. Raises ValueError that names field and file."""
-    results = read_json(path, "the results of a run")
+def read_results(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The results of each paper in a ledger, with every optional field filled in, and the questions that tie them.
+
+    Raises ValueError that names field and file.
+    """
+    ledger = read_json(path, "the results of a run")
     at = f"in {path}"
+    seen: set[str] = set()
+    for index, claim in enumerate(_need(ledger, "claims", list, "results", at)):
+        _claim(claim, f"claim {index + 1}", at)
+        if claim["id"] in seen:
+            raise ValueError(f"expected each claim once; got {claim['id']!r} twice {at}")
+        seen.add(claim["id"])
+    try:
+        parts = split(ledger)
+    except ValueError as error:
+        raise ValueError(f"{error} {at}") from None
+    words = [_part(part, at)["word"] for part in parts]
+    if not words or len(set(words)) < len(words):
+        raise ValueError(f"expected results of one paper or several, each once; got {', '.join(words) or 'none'} {at}")
+    ties = _optional(ledger, "ties", list, [], "results", at)
+    for tie in ties:
+        if not isinstance(tie, dict):
+            raise ValueError(f"expected a tie to be an object; got {_shown(tie)} {at}")
+        _need(tie, "says", str, "a tie", at)
+        _need(tie, "claims", list, "a tie", at)
+    return parts, ties
+
+
+def _part(results: dict[str, Any], at: str) -> dict[str, Any]:
+    """Check the results of one paper, all but its claims."""
+    word = _need(results, "word", str, "results", at)
+    if not re.fullmatch(r"[a-z0-9]+", word):
+        raise ValueError(f"expected a paper's word of letters and digits, the name of its page; got {word!r} {at}")
     _need(results, "title", str, "results", at)
     _need(results, "mode", str, "results", at, ("default", "full", "quick"))
     paper = _optional(results, "paper", dict, {}, "results", at)
@@ -69,14 +101,9 @@ def read_results(path: Path) -> dict[str, Any]:
     for key, empty in (("npmoe", ""), ("command", "")):
         _optional(results, key, str, empty, "results", at)
     _optional(results, "environment", dict, {}, "results", at)
-    _optional(results, "notes", list, [], "results", at)
+    for key in ("notes", "figures"):
+        _optional(results, key, list, [], "results", at)
     _optional(results, "seeds", int, None, "results", at)
-    seen: set[str] = set()
-    for index, claim in enumerate(_need(results, "claims", list, "results", at)):
-        _claim(claim, f"claim {index + 1}", at)
-        if claim["id"] in seen:
-            raise ValueError(f"expected each claim once; got {claim['id']!r} twice {at}")
-        seen.add(claim["id"])
     return results
 
 
@@ -101,6 +128,8 @@ def _claim(claim: Any, where: str, at: str) -> None:
         _optional(item, "says", str, "", f"{where}, beside", at)
     for reading in _need(claim, "readings", list, where, at):
         _reading(reading, where, at)
+    for statement in _optional(claim, "statements", list, [], where, at):
+        _statement(statement, where, at)
 
 
 def _reading(reading: Any, where: str, at: str) -> None:
@@ -116,6 +145,19 @@ def _reading(reading: Any, where: str, at: str) -> None:
         _need(null, "kind", str, null_where, at, ("chance", "control"))
         for key in ("excess_low", "excess_high"):
             _optional(null, key, float, None, null_where, at)
+
+
+def _statement(statement: Any, where: str, at: str) -> None:
+    if not isinstance(statement, dict):
+        raise ValueError(f"expected an exact statement of {where} to be an object; got {_shown(statement)} {at}")
+    where = f"{where}, statement {_need(statement, 'name', str, f'{where}, a statement', at)!r}"
+    _need(statement, "verdict", str, where, at, VERDICTS)
+    for key in ("says", "example"):
+        _optional(statement, key, str, "", where, at)
+    for key in ("checked", "violations"):
+        _need(statement, key, int, where, at)
+    _optional(statement, "worst", float, None, where, at)
+    _optional(statement, "beside", bool, False, where, at)
 
 
 def _interval(item: Any, where: str, at: str) -> str:

@@ -11,12 +11,19 @@ from typing import Any
 
 from npmoe.ledger import differences, read_results, why
 from npmoe.reproduce import run
+from npmoe.reproduce.paper import Paper, Plan
+from npmoe.reproduce.papers import PAPERS
+from npmoe.reproduce.routing_reflects_geometry import counts
 from npmoe.reproduce.run import say
-from npmoe.reproduce.soft_clustering.plan import IDS, Plan, plan
 from npmoe.sweep import SweepError
 
+Asked = list[tuple[Paper, tuple[str, ...]]]
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 RECORDED_SEEDS = 8
+
+
+def _words() -> str:
+    return " ".join(paper.word for paper in PAPERS)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,7 +34,8 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 done, 1 a check that was asked for failed, 2 the call was wrong. "
         "A killed run continues where it stopped when it is called again.",
     )
-    p.add_argument("what", nargs="*", metavar="sc1|CLAIM", help="a paper (sc1) or claims (SC1.3 SC1.8); default sc1")
+    what = f"papers ({_words()}) or claims (SC1.3 GA.2); default all"
+    p.add_argument("what", nargs="*", metavar="PAPER|CLAIM", help=what)
     mode = p.add_mutually_exclusive_group()
     mode.add_argument("--full", action="store_true", help="every train reading as well, eight seeds: an hour or more")
     mode.add_argument("--quick", action="store_true", help="seconds, on a small model; verdicts mean nothing")
@@ -44,6 +52,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--check", action="store_true", help="exit 1 where a verdict differs from the recorded ledger")
     p.add_argument("--record", action="store_true", help="with --full: make this the recorded ledger")
     p.add_argument("--why", action="store_true", help="print statistic, margin, readings, nulls and the rule applied")
+    p.add_argument(
+        "--counts", type=Path, metavar="FILE", help="with my: answer what routing counts of real models can, and stop"
+    )
     p.add_argument("--list", action="store_true", help="list claims and readings, and run nothing")
     return p
 
@@ -58,28 +69,24 @@ def _positive(text: str) -> int:
     return value
 
 
-def claims_of(what: Sequence[str]) -> tuple[str, ...]:
-    """Claim ids that the words of a call name, in the paper's order.
+def claims_of(what: Sequence[str]) -> Asked:
+    """Papers with the claims that the words of a call name, in order.
 
     Raises
     ------
     ValueError : for a word that is neither a paper nor a claim; says which is near.
     """
-    wanted: set[str] = set()
-    by_lower = {id.lower(): id for id in IDS}
-    letters = [id for id in IDS if id.startswith("SC1.10")]
-    for word in what or ["sc1"]:
-        if word.lower() == "sc1":
-            wanted |= set(IDS)
-        elif word.lower() == "sc1.10":
-            wanted |= set(letters)
-        elif word.lower() in by_lower:
-            wanted.add(by_lower[word.lower()])
-        else:
-            near = difflib.get_close_matches(word.upper(), [*IDS, "SC1"], n=1)
+    wanted: dict[str, set[str]] = {paper.word: set() for paper in PAPERS}
+    for word in what or wanted:
+        found = {paper.word: paper.named(word) for paper in PAPERS}
+        if not any(found.values()):
+            ids = [id for paper in PAPERS for id in paper.ids]
+            near = difflib.get_close_matches(word.upper(), [*ids, *(paper.id for paper in PAPERS)], n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"expected sc1 or a claim among {', '.join(IDS)}; got {word!r}{hint}")
-    return tuple(id for id in IDS if id in wanted)
+            raise ValueError(f"expected {_words()} or a claim among {', '.join(ids)}; got {word!r}{hint}")
+        for paper, ids_of in found.items():
+            wanted[paper] |= set(ids_of)
+    return [(paper, paper.in_order(wanted[paper.word])) for paper in PAPERS if wanted[paper.word]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,15 +94,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = parser()
     args = p.parse_args(argv)
     try:
-        made = plan(claims_of(args.what), full=args.full, quick=args.quick, seeds=args.seeds)
-        if args.record and not (args.full and made.ids == IDS and made.seeds >= RECORDED_SEEDS):
-            raise ValueError(
-                f"expected --record with --full, the whole paper and at least {RECORDED_SEEDS} seeds; less is no ledger"
-            )
+        asked = claims_of(args.what)
+        if args.counts:
+            return _counts(args, asked)
+        made = [(paper, paper.plan(ids, full=args.full, quick=args.quick, seeds=args.seeds)) for paper, ids in asked]
+        for paper, plan in made:
+            if args.record and not (args.full and plan.ids == paper.ids and plan.seeds >= RECORDED_SEEDS):
+                raise ValueError(
+                    f"expected --record with --full, whole papers and {RECORDED_SEEDS} seeds or more; less is no ledger"
+                )
         if args.check and args.quick:
             raise ValueError("expected --check without --quick, whose verdicts mean nothing")
         if args.list:
-            print(listing(made))
+            print("\n\n".join(listing(plan) for _, plan in made))
             return DONE
         return _carry_out(args, made)
     except (ValueError, SweepError, OSError, ImportError) as error:
@@ -109,32 +120,46 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _carry_out(args: argparse.Namespace, made: Plan) -> int:
-    start = time.monotonic()
+def _counts(args: argparse.Namespace, asked: Asked) -> int:
+    if args.what and [paper.word for paper, _ in asked] != ["my"]:
+        raise ValueError(f"expected --counts with my, whose claims counts concern; got {' '.join(args.what)}")
+    print(counts.report(args.counts))
+    return DONE
+
+
+def _carry_out(args: argparse.Namespace, made: list[tuple[Paper, Plan]]) -> int:
     # what would be an error after an hour is one now
     recorded = _recorded() if args.check else None
-    if (args.output / "results.json").exists():
-        read_results(args.output / "results.json")
+    run.parts(args.output)
     stranger = run.foreign(args.output)
     if stranger:
         raise ValueError(
             f"expected an empty folder or one of earlier results; {args.output} holds {stranger} and no results.json. "
             "Choose another --output, or move it away"
         )
-    if made.quick:
+    if args.quick:
         say("quick: a small model and few seeds; its verdicts mean nothing.")
-    claims, drawn = run.make(made, args.output, jobs=args.jobs, where=args.executor, fresh=args.fresh)
-    results = run.results_of(claims, made, drawn)
+    found = [_paper(args, paper, plan) for paper, plan in made]
+    claims = [claim for results in found for claim in results["claims"]]
+    print("\n\n".join(why(claim) for claim in claims) if args.why else summary(claims))
+    if args.record:
+        for results in found:
+            say(f"recorded in {run.record(results)}")
+    return DONE if recorded is None else _check(claims, recorded)
+
+
+def _paper(args: argparse.Namespace, paper: Paper, plan: Plan) -> dict[str, Any]:
+    """Run one paper, write its page, and return its ledger."""
+    start = time.monotonic()
+    claims, drawn = run.make(paper, plan, args.output, jobs=args.jobs, where=args.executor, fresh=args.fresh)
+    results = run.results_of(paper, claims, plan, drawn)
     kept = run.lesser(args.output, results)
     if kept:
         say(f"the page is left as it is: {kept}; give another --output to have one of this call")
     else:
         page = run.write(args.output, results, drawn)
-        say(f"{page} ({time.monotonic() - start:.0f} s)")
-    print("\n\n".join(why(claim) for claim in results["claims"]) if args.why else summary(results))
-    if args.record:
-        say(f"recorded in {run.record(results)}")
-    return DONE if recorded is None else _check(results, recorded)
+        say(f"{paper.id}: {page} ({time.monotonic() - start:.0f} s)")
+    return results
 
 
 def _recorded() -> dict[str, Any]:
@@ -143,30 +168,31 @@ def _recorded() -> dict[str, Any]:
     return read_results(run.RECORDED)
 
 
-def _check(results: dict[str, Any], recorded: dict[str, Any]) -> int:
-    lines = differences(results, recorded)
+def _check(claims: list[dict[str, Any]], recorded: dict[str, Any]) -> int:
+    lines = differences({"claims": claims}, recorded)
     for line in lines:
         print(f"differs: {line}")
-    print(f"{len(results['claims']) - len(lines)} of {len(results['claims'])} verdicts as recorded")
+    print(f"{len(claims) - len(lines)} of {len(claims)} verdicts as recorded")
     return FAILED if lines else DONE
 
 
-def summary(results: dict[str, Any]) -> str:
+def summary(claims: list[dict[str, Any]]) -> str:
     """The ledger as a table of lines: claim, verdict, agreement of the readings."""
     rows = [("claim", "verdict", "T [interval]", "readings")]
-    for claim in results["claims"]:
+    for claim in claims:
         primary = next((r for r in claim["readings"] if r["primary"]), None)
-        numbers = "not run"
+        numbers = "exact" if claim["statements"] else "not run"
         if primary:
             mean, low, high = ("?" if primary[k] is None else f"{primary[k]:.2f}" for k in ("mean", "low", "high"))
             numbers = f"{mean} [{low}, {high}]"
         counts = claim["agreement"]
-        agree = f"holds in {counts['holds']} of {counts['of']}, reversed in {counts['reversed']}"
+        agree = f"holds in {counts['holds']} of {counts['of']}, reversed in {counts['reversed']}" if primary else ""
         rows.append((claim["id"], claim["headline"], numbers, agree))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join(
+    lines = (
         "  ".join([*(cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)), row[3]]) for row in rows
     )
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def listing(made: Plan) -> str:

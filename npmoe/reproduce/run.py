@@ -15,21 +15,20 @@ import scipy
 from threadpoolctl import threadpool_info
 
 import npmoe
-from npmoe.ledger import SCHEMA, Claim, read_results
-from npmoe.reproduce import soft_clustering
-from npmoe.reproduce.soft_clustering.config import Config
-from npmoe.reproduce.soft_clustering.figures import figures
-from npmoe.reproduce.soft_clustering.measure import compute
-from npmoe.reproduce.soft_clustering.plan import IDS, Plan, all_claims
-from npmoe.sweep import claim, executor, source_hash, sweep
+from npmoe.ledger import Claim, join, read_results, split
+from npmoe.reproduce.paper import Paper, Plan, Results
+from npmoe.reproduce.papers import PAPERS, TIES
+from npmoe.sweep import claim, executor, sweep
 
-__all__ = ["RECORDED", "foreign", "lesser", "make", "record", "results_of", "write"]
+__all__ = ["RECORDED", "foreign", "lesser", "make", "parts", "record", "results_of", "write"]
 
 MODES = ("quick", "default", "full")
 RECORDED = Path(__file__).parent / "recorded.json"
 
 
-def make(plan: Plan, folder: Path, *, jobs: int, where: str, fresh: bool) -> tuple[list[Claim], dict[str, Any]]:
+def make(
+    paper: Paper, plan: Plan, folder: Path, *, jobs: int, where: str, fresh: bool
+) -> tuple[list[Claim], dict[str, Any]]:
     """Run what a plan needs, or load it from `folder`/runs, and return its claims and its figures as data.
 
     Raises
@@ -37,63 +36,46 @@ def make(plan: Plan, folder: Path, *, jobs: int, where: str, fresh: bool) -> tup
     SweepError : where the folder cannot be used; see `npmoe.sweep.sweep`.
     """
     configs = plan.configs()
-    with executor(where, min(jobs, len(configs))) as pool:
-        results = sweep(
-            configs,
-            compute,
-            folder / "runs",
-            source=source_hash(*soft_clustering.SOURCES),
-            executor=pool,
-            fresh=fresh,
-            label=_label,
-        )
-    return all_claims(results, plan), figures(results, plan)
+    results: Results = {}
+    if configs:  # a claim that nothing here can test needs no run
+        with executor(where, min(jobs, len(configs))) as pool:
+            results = sweep(
+                configs,
+                paper.compute,
+                folder / "runs",
+                source=paper.source,
+                executor=pool,
+                fresh=fresh,
+                label=paper.label,
+            )
+    return paper.claims(results, plan), paper.figures(results, plan)
 
 
-def _label(config: Config) -> str:
-    kind = "dense" if config.E == 1 else "soft" if config.k == config.E else f"top-{config.k}"
-    return f"{kind}, seed {config.seed}"
-
-
-def results_of(claims: list[Claim], plan: Plan, drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """The ledger as JSON. It holds no times: the same call gives the same bytes on one machine."""
-    mode = MODES[0] if plan.quick else MODES[2] if plan.full else MODES[1]
-    whole = plan.ids == IDS
+def results_of(paper: Paper, claims: list[Claim], plan: Plan, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """The ledger of one paper as JSON. It holds no times: the same call gives the same bytes on one machine."""
+    whole = plan.ids == paper.ids
     return {
-        "schema": SCHEMA,
+        "word": paper.word,
         "npmoe": npmoe.__version__,
-        "mode": mode,
+        "mode": MODES[0] if plan.quick else MODES[2] if plan.full else MODES[1],
         "seeds": plan.seeds,
-        "command": f"python -m npmoe.reproduce {'sc1' if whole else ' '.join(plan.ids)}{plan.options}",
-        "title": "Mixture-of-Experts as Soft Clustering: each claim beside our number, its spread and chance",
-        "paper": {
-            "id": "SC1",
-            "title": "Mixture-of-Experts as Soft Clustering: A Dual Jacobian-PCA Spectral Geometry Perspective",
-            "cite": "F. Liu, arXiv 2601.11616 v1",
-        },
+        "command": f"python -m npmoe.reproduce {paper.word if whole else ' '.join(plan.ids)}{plan.options}",
+        "title": paper.heading,
+        "paper": {"id": paper.id, "title": paper.title, "cite": paper.cite},
         "environment": environment(),
-        "source": source_hash(*soft_clustering.SOURCES)[:16],  # of the code that computed the runs
-        "notes": _notes(claims, plan),
+        "source": paper.source[:16],  # of the code that computed the runs
+        "notes": [*_notes(claims), *paper.notes(claims, plan)],
         "figures": sorted(drawn),
         "claims": [claim.as_json() for claim in claims],
     }
 
 
-def _notes(claims: list[Claim], plan: Plan) -> list[str]:
+def _notes(claims: list[Claim]) -> list[str]:
+    """What holds for every paper's page."""
     notes = ["A verdict is that of the primary reading, fixed before any run; all other readings are shown."]
-    if len(claims) > 4:
-        false = 0.025 * len(claims)
-        notes.append(f"With {len(claims)} primaries judged at 95 %, {false:.1g} false 'holds' are to be expected.")
-    if any(claim.id in ("SC1.3", "SC1.9") for claim in claims):
-        notes.append(
-            "Claims of the kind 'near zero' hold for independent random experts as well: with independent "
-            "initialization they end as 'so does the null' whatever training did."
-        )
-    if plan.full:
-        notes.append(
-            "The control, a dense model as wide as all experts, stands beside measure readings only: where a train "
-            "reading lacks it, T may hold, but is not called reproduced."
-        )
+    judged = sum(claim.primary is not None for claim in claims)
+    if judged > 4:
+        notes.append(f"With {judged} primaries judged at 95 %, {0.025 * judged:.1g} false 'holds' are to be expected.")
     return notes
 
 
@@ -111,16 +93,16 @@ def environment() -> dict[str, Any]:
 
 
 def lesser(folder: Path, new: dict[str, Any]) -> str | None:
-    """Why the page that stands in a folder must not be replaced by a new one, or None.
+    """Why a paper's page that stands in a folder must not be replaced by a new one, or None.
 
     Raises
     ------
     ValueError : if what stands there is not a ledger that this version reads.
     """
     path = folder / "results.json"
-    if not path.exists():
+    old = next((part for part in parts(folder) if part["word"] == new["word"]), None)
+    if old is None:
         return None
-    old = read_results(path)
     mode = str(old.get("mode"))
     if MODES.index(new["mode"]) < (MODES.index(mode) if mode in MODES else len(MODES)):
         return f"{path} is of a {mode} run and this one was {new['mode']}"
@@ -133,8 +115,29 @@ def lesser(folder: Path, new: dict[str, Any]) -> str | None:
     return None
 
 
+def parts(folder: Path) -> list[dict[str, Any]]:
+    """The ledgers of single papers that stand in a folder; none where it has no results.
+
+    Raises
+    ------
+    ValueError : if what stands there is not a ledger that this version reads; names the file.
+    """
+    path = folder / "results.json"
+    return _split(path) if path.exists() else []
+
+
+def _split(path: Path) -> list[dict[str, Any]]:
+    try:
+        return split(read_results(path))
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{error} (in {path})") from None
+
+
 def write(folder: Path, results: dict[str, Any], drawn: dict[str, Any]) -> Path:
-    """results.json, claims.csv, figures and the page, each written aside and renamed; returns the page."""
+    """results.json, claims.csv, figures and pages, each written aside and renamed; returns the front page.
+
+    `results` is the ledger of one paper; what stands there of other papers stays.
+    """
     from npmoe.report import write_report
 
     with claim(folder / "runs"):  # two calls that end at once must not take each other's files
@@ -143,17 +146,23 @@ def write(folder: Path, results: dict[str, Any], drawn: dict[str, Any]) -> Path:
 
 def _write(folder: Path, results: dict[str, Any], drawn: dict[str, Any], page: Callable[[Path], Path]) -> Path:
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    path = folder / "results.json"
-    before = set(read_results(path).get("figures", ())) if path.exists() else set()
-    for name in before - set(drawn):
+    before = {part["word"]: part for part in parts(folder)}
+    ledger = join(in_order({**before, results["word"]: results}), TIES)
+    for name in set(before.get(results["word"], {}).get("figures", ())) - set(drawn):
         for suffix in (".json", ".svg", ".png"):
             (folder / "figures" / f"{name}{suffix}").unlink(missing_ok=True)
     # first the ledger, which says what else in this folder is ours
-    _replace(path, _dump(results))
+    _replace(folder / "results.json", _dump(ledger))
     for name, figure in drawn.items():
         _replace(folder / "figures" / f"{name}.json", json.dumps(figure, ensure_ascii=False, allow_nan=False) + "\n")
-    _replace(folder / "claims.csv", _table(results))
+    _replace(folder / "claims.csv", _table(ledger))
     return page(folder)
+
+
+def in_order(found: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Ledgers of single papers in the order of `PAPERS`."""
+    words = [paper.word for paper in PAPERS]
+    return [found[word] for word in sorted(found, key=lambda word: words.index(word) if word in words else len(words))]
 
 
 def foreign(folder: Path) -> str | None:
@@ -164,12 +173,9 @@ def foreign(folder: Path) -> str | None:
 
 
 def record(results: dict[str, Any]) -> Path:
-    """Make a full run's ledger the recorded one, which the package carries; claims of other papers stay."""
-    ours = {claim["id"] for claim in results["claims"]}
-    others = []
-    if RECORDED.exists():
-        others = [claim for claim in read_results(RECORDED)["claims"] if claim["id"] not in ours]
-    _replace(RECORDED, _dump({**results, "claims": [*results["claims"], *others]}))
+    """Make a full run's ledger of one paper the recorded one, which the package carries; other papers stay."""
+    before = {part["word"]: part for part in _split(RECORDED)} if RECORDED.exists() else {}
+    _replace(RECORDED, _dump(join(in_order({**before, results["word"]: results}))))
     return RECORDED
 
 

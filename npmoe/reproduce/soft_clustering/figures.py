@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from npmoe.geometry.spectra import defined_mean, energy, marchenko_pastur_k
+from npmoe.reproduce import draw
+from npmoe.reproduce.draw import Mark
 from npmoe.reproduce.soft_clustering.measure import named_steps
 from npmoe.reproduce.soft_clustering.plan import AXES, LATER, Plan, Results, models, setting
 from npmoe.reproduce.soft_clustering.runs import Models, Run
@@ -17,7 +19,6 @@ from npmoe.reproduce.soft_clustering.runs import Models, Run
 __all__ = ["figures"]
 
 Array = np.ndarray
-Mark = dict[str, Any]
 _NAMES = {"dense": "dense", "top2": "top-2 experts", "soft": "soft experts", "wide": "dense, as wide as all experts"}
 _STEPS = {"label": "training step", "scale": "log"}
 
@@ -45,35 +46,6 @@ def figures(results: Results, plan: Plan) -> dict[str, dict[str, Any]]:
     return {name: figure for name, figure in found.items() if figure}
 
 
-def _figure(id: str, title: str, caption: str, source: str, claims: Sequence[str], panels: list[Mark]) -> Mark:
-    return {
-        "schema": 1,
-        "id": id,
-        "title": title,
-        "caption": caption,
-        "source": source,
-        "claims": list(claims),
-        "panels": panels,
-    }
-
-
-def _panel(title: str, x: Mark, y: Mark, marks: Iterable[Mark]) -> Mark:
-    return {"title": title, "x": x, "y": y, "marks": list(marks)}
-
-
-def _axis(label: str, scale: str = "linear") -> Mark:
-    return {"label": label, "scale": scale}
-
-
-def _clean(values: Any) -> Any:
-    """Nested lists of numbers with None for NaN, rounded to what a figure can show."""
-    if isinstance(values, np.ndarray):
-        values = values.tolist()
-    if isinstance(values, list | tuple):
-        return [_clean(value) for value in values]
-    return None if values is None or not np.isfinite(values) else float(f"{values:.6g}")
-
-
 def _runs(seeds: list[Models], role: str) -> list[Run]:
     return [getattr(m, {"top2": "moe"}.get(role, role)) for m in seeds]
 
@@ -84,13 +56,7 @@ def _over_training(seeds: list[Models], role: str, norm: str, name: str | None =
     steps = runs[0].arrays["steps"]
     values = np.stack([run.series(norm) for run in runs])
     known = (steps > 0) & ~np.isnan(values).any(axis=0)
-    return {
-        "kind": "band",
-        "name": name or _NAMES[role],
-        "role": role,
-        "x": _clean(steps[known]),
-        "values": _clean(values[:, known]),
-    }
+    return draw.band(name or _NAMES[role], role, steps[known], values[:, known])
 
 
 def _loss(seeds: list[Models], roles: Iterable[str]) -> Mark:
@@ -99,29 +65,21 @@ def _loss(seeds: list[Models], roles: Iterable[str]) -> Mark:
         runs = _runs(seeds, role)
         steps = runs[0].arrays["steps"]
         values = np.stack([run.arrays["loss"] for run in runs])
-        marks.append(
-            {
-                "kind": "band",
-                "name": _NAMES[role],
-                "role": role,
-                "x": _clean(steps[steps > 0]),
-                "values": _clean(values[:, steps > 0]),
-            }
-        )
-    return _panel("training loss", _STEPS, _axis("mean squared error", "log"), marks)
+        marks.append(draw.band(_NAMES[role], role, steps[steps > 0], values[:, steps > 0]))
+    return draw.panel("training loss", _STEPS, draw.axis("mean squared error", "log"), marks)
 
 
 def _norms_dense(seeds: list[Models]) -> Mark:
     roles = ("dense", "wide")
     panels = [
-        _panel(title, _STEPS, _axis(label, "log"), [_over_training(seeds, role, norm) for role in roles])
+        draw.panel(title, _STEPS, draw.axis(label, "log"), [_over_training(seeds, role, norm) for role in roles])
         for title, label, norm in (
             ("mean Jacobian (primary)", "leading singular value", "sigma mean"),
             ("per token, mean", "leading singular value", "sigma token"),
             ("all tokens stacked", "leading singular value", "sigma stack"),
         )
     ]
-    return _figure(
+    return draw.figure(
         "1A",
         "The dense model's Jacobian norm over training",
         "Three of the readings of 'the norm', with the training loss beside them. The paper's norm grows from about 5 "
@@ -138,18 +96,12 @@ def _norms_moe(seeds: list[Models]) -> Mark:
     mean = [_over_training(seeds, role, "sigma mean") for role in ("top2", "soft", "dense")]
     steps = seeds[0].moe.arrays["steps"]
     layer = [
-        {
-            "kind": "band",
-            "name": name,
-            "role": role,
-            "x": _clean(steps[steps > 0]),
-            "values": _clean(np.stack([m.moe.arrays["layer"][steps > 0, i] for m in seeds])),
-        }
+        draw.band(name, role, steps[steps > 0], np.stack([m.moe.arrays["layer"][steps > 0, i] for m in seeds]))
         for i, (name, role) in enumerate([("without the router's term", "experts"), ("with it", "other")])
     ]
     token = [_over_training(seeds, role, "sigma token") for role in ("top2", "dense")]
-    value = _axis("leading singular value", "log")
-    return _figure(
+    value = draw.axis("leading singular value", "log")
+    return draw.figure(
         "1B",
         "The mixture's Jacobian norm over training",
         "Does the norm stop growing where the mixture begins to interpolate? Read it beside the loss. The paper says a "
@@ -157,47 +109,37 @@ def _norms_moe(seeds: list[Models]) -> Mark:
         "paper figure 1B",
         ("SC1.2",),
         [
-            _panel("experts' mean Jacobians (primary)", _STEPS, value, [*mean, early]),
-            _panel("experts, per token", _STEPS, value, [*token, early]),
-            _panel("whole top-2 layer, mean Jacobian", _STEPS, value, [*layer, early]),
+            draw.panel("experts' mean Jacobians (primary)", _STEPS, value, [*mean, early]),
+            draw.panel("experts, per token", _STEPS, value, [*token, early]),
+            draw.panel("whole top-2 layer, mean Jacobian", _STEPS, value, [*layer, early]),
             _loss(seeds, ("top2", "soft", "dense", "wide")),
         ],
     )
 
 
-def _pairs(cos: Array) -> Array:
-    return cos[np.triu_indices(len(cos), 1)]
-
-
-def _histogram(name: str, role: str, values: Array, edges: Array) -> Mark:
-    counts, _ = np.histogram(np.clip(values[~np.isnan(values)], edges[0], edges[-1]), edges)
-    return {"kind": "hist", "name": name, "role": role, "edges": _clean(edges), "counts": counts.tolist()}
-
-
 def _cosines(seeds: list[Models]) -> Mark:
     groups = [
-        ("trained", "top2", np.concatenate([_pairs(m.moe.arrays["cosines"][1]) for m in seeds])),
-        ("untrained", "untrained", np.concatenate([_pairs(m.moe.arrays["cosines"][0]) for m in seeds])),
+        ("trained", "top2", np.concatenate([draw.off_diagonal(m.moe.arrays["cosines"][1]) for m in seeds])),
+        ("untrained", "untrained", np.concatenate([draw.off_diagonal(m.moe.arrays["cosines"][0]) for m in seeds])),
     ]
     if all(m.independent_moe is not None for m in seeds):
-        apart = np.concatenate([_pairs(m.independent_moe) for m in seeds if m.independent_moe is not None])
+        apart = np.concatenate([draw.off_diagonal(m.independent_moe) for m in seeds if m.independent_moe is not None])
         groups.append(("experts of different seeds", "null", apart))
     limit = 1.05 * max(float(np.nanmax(np.abs(values))) for _, _, values in groups)
     edges = np.linspace(-limit, limit, 41)
     bounds = [{"kind": "vline", "x": x, "name": "the paper's range"} for x in (-0.01, 0.015)]
     steps = seeds[0].moe.arrays["steps"]
     rms = [
-        {
-            "kind": "band",
-            "name": _NAMES[role],
-            "role": role,
-            "x": _clean(steps[steps > 0]),
-            "values": _clean(np.stack([run.arrays["rms cos"][steps > 0] for run in _runs(seeds, role)])),
-        }
+        draw.band(
+            _NAMES[role],
+            role,
+            steps[steps > 0],
+            np.stack([run.arrays["rms cos"][steps > 0] for run in _runs(seeds, role)]),
+        )
         for role in ("top2", "soft")
     ]
     chance = {"kind": "level", "name": "1/d, two random matrices", "role": "null", "y": 1 / seeds[0].moe.config.d}
-    return _figure(
+    return draw.figure(
         "1C",
         "Cosines between the experts' mean Jacobians",
         "All pairs of top-2 experts of all seeds, trained, untrained, and experts that never met. Near zero is what "
@@ -205,13 +147,13 @@ def _cosines(seeds: list[Models]) -> Mark:
         "paper figure 1C",
         ("SC1.3", "SC1.9"),
         [
-            _panel(
+            draw.panel(
                 "all pairs",
-                _axis("cosine"),
-                _axis("pairs"),
-                [*(_histogram(name, role, values, edges) for name, role, values in groups), *bounds],
+                draw.axis("cosine"),
+                draw.axis("pairs"),
+                [*(draw.histogram(name, role, values, edges) for name, role, values in groups), *bounds],
             ),
-            _panel("over training", _STEPS, _axis("root mean square cosine", "log"), [*rms, chance]),
+            draw.panel("over training", _STEPS, draw.axis("root mean square cosine", "log"), [*rms, chance]),
         ],
     )
 
@@ -225,7 +167,7 @@ def _spectra(seeds: list[Models]) -> Mark:
         for run in _runs(seeds, role):
             sigma = run.arrays["mean sigma"][snapshot]  # (E, r)
             values.append(defined_mean((sigma if power is None else energy(sigma**power)).T))
-        return {"kind": "band", "name": name, "role": style, "x": _clean(index), "values": _clean(np.stack(values))}
+        return draw.band(name, style, index, np.stack(values))
 
     def bands(power: int | None) -> list[Mark]:
         return [
@@ -236,10 +178,10 @@ def _spectra(seeds: list[Models]) -> Mark:
     tokens = []
     for role in ("dense", "top2", "soft"):
         values = np.stack([defined_mean(run.arrays["token energy"][1].T) for run in _runs(seeds, role)])
-        mark = {"kind": "band", "name": _NAMES[role], "role": role, "x": _clean(index), "values": _clean(values)}
+        mark = draw.band(_NAMES[role], role, index, values)
         tokens.append(mark)
-    order = _axis("index")
-    return _figure(
+    order = draw.axis("index")
+    return draw.figure(
         "1D",
         "Singular values of the Jacobians",
         "Left: spectra of the mean Jacobians. Middle: their energy, cumulative shares of sigma squared. Right: the "
@@ -247,9 +189,9 @@ def _spectra(seeds: list[Models]) -> Mark:
         "paper figure 1D",
         ("SC1.4", "SC1.5"),
         [
-            _panel("mean Jacobian", order, _axis("singular value", "log"), bands(None)),
-            _panel("energy of the mean Jacobian", order, _axis("cumulative share of sigma^2"), bands(2)),
-            _panel("energy per token", order, _axis("cumulative share of sigma^2"), tokens),
+            draw.panel("mean Jacobian", order, draw.axis("singular value", "log"), bands(None)),
+            draw.panel("energy of the mean Jacobian", order, draw.axis("cumulative share of sigma^2"), bands(2)),
+            draw.panel("energy per token", order, draw.axis("cumulative share of sigma^2"), tokens),
         ],
     )
 
@@ -258,7 +200,7 @@ def _cumulative(seeds: list[Models], role: str) -> Mark:
     """Cumulative variance, mean over experts, as a band over seeds."""
     values = np.stack([defined_mean(energy(run.arrays["pca"][0]).T) for run in _runs(seeds, role)])
     x = np.arange(1, values.shape[1] + 1)
-    return {"kind": "band", "name": _NAMES[role], "role": role, "x": _clean(x), "values": _clean(values)}
+    return draw.band(_NAMES[role], role, x, values)
 
 
 def _level() -> Mark:
@@ -270,11 +212,11 @@ def _components_dense(seeds: list[Models]) -> Mark:
     strips = []
     for i, name in enumerate(names):
         k90 = [float(m.dense.arrays["hidden k90"][i]) for m in seeds]
-        strips.append({"kind": "strip", "name": name, "role": "dense", "values": _clean(k90)})
+        strips.append(draw.strip(name, "dense", k90))
         null = [float(m.dense.arrays["gaussian k90"][i]) for m in seeds]
-        strips.append({"kind": "strip", "name": name, "role": "null", "values": _clean(null)})
+        strips.append(draw.strip(name, "null", null))
     paper = {"kind": "level", "name": "paper: about 3", "role": "paper", "y": 3.0}
-    return _figure(
+    return draw.figure(
         "2A",
         "How many components hold 90 % of a dense model's variance",
         "Left: cumulative variance of what enters the dense layer. Right: k@0.9 of all that the text may mean, beside "
@@ -282,9 +224,9 @@ def _components_dense(seeds: list[Models]) -> Mark:
         "paper figure 2A",
         ("SC1.6",),
         [
-            _panel("what enters the layer", _axis("components"), _axis("cumulative variance"),
+            draw.panel("what enters the layer", draw.axis("components"), draw.axis("cumulative variance"),
                    [_cumulative(seeds, "dense"), _level()]),
-            _panel("other readings", _axis("reading"), _axis("k@0.9", "log"), [*strips, paper]),
+            draw.panel("other readings", draw.axis("reading"), draw.axis("k@0.9", "log"), [*strips, paper]),
         ],
     )  # fmt: skip
 
@@ -296,7 +238,7 @@ def _components(seeds: list[Models], id: str, roles: Sequence[str], title: str) 
             "kind": "points",
             "name": f"{_NAMES[role]}, gates shuffled",
             "role": "null",
-            "x": _clean([float(run.arrays["shuffled k90"][:, 0].mean()) for run in _runs(seeds, role)]),
+            "x": draw.clean([float(run.arrays["shuffled k90"][:, 0].mean()) for run in _runs(seeds, role)]),
             "y": [0.9] * len(seeds),
         }
         for role in roles
@@ -305,13 +247,13 @@ def _components(seeds: list[Models], id: str, roles: Sequence[str], title: str) 
     for role in roles:
         k90 = [run.ranks("k90", 0) for run in _runs(seeds, role)]
         shuffled = [float(run.arrays["shuffled k90"][:, 0].mean()) for run in _runs(seeds, role)]
-        strips.append({"kind": "strip", "name": role, "role": role, "values": _clean(k90)})
-        strips.append({"kind": "strip", "name": f"{role} shuffled", "role": "null", "values": _clean(shuffled)})
+        strips.append(draw.strip(role, role, k90))
+        strips.append(draw.strip(f"{role} shuffled", "null", shuffled))
         same = [m.dense.thinned("k90", 0, run.n_eff) for m, run in zip(seeds, _runs(seeds, role), strict=True)]
         name = f"dense at the n_eff of {role}"
-        strips.append({"kind": "strip", "name": name, "role": "control", "values": _clean(same)})
+        strips.append(draw.strip(name, "control", same))
     claims = {"2B": ("SC1.7",), "3A": ("SC1.8",), "3B": ("SC1.7", "SC1.8")}[id]
-    return _figure(
+    return draw.figure(
         id,
         title,
         "Cumulative variance of the hidden states weighted by an expert's gates, mean over experts. What chance gives "
@@ -319,10 +261,13 @@ def _components(seeds: list[Models], id: str, roles: Sequence[str], title: str) 
         f"paper figure {id}",
         claims,
         [
-            _panel(
-                "routed hidden states", _axis("components"), _axis("cumulative variance"), [*marks, *null, _level()]
+            draw.panel(
+                "routed hidden states",
+                draw.axis("components"),
+                draw.axis("cumulative variance"),
+                [*marks, *null, _level()],
             ),
-            _panel("k@0.9 a seed", _axis("model"), _axis("k@0.9"), strips),
+            draw.panel("k@0.9 a seed", draw.axis("model"), draw.axis("k@0.9"), strips),
         ],
     )
 
@@ -334,19 +279,11 @@ def _matrix(seeds: list[Models], id: str, role: str) -> Mark:
     limit = float(np.nanmax(np.abs(cos[:, off])))
 
     def panel(title: str, table: Array) -> Mark:
-        mark = {
-            "kind": "matrix",
-            "name": "cosine",
-            "values": _clean(np.where(off, table, np.nan)),
-            "rows": labels,
-            "columns": labels,
-            "center": 0,
-            "limit": _clean(limit),
-        }
-        return _panel(title, _axis("expert"), _axis("expert"), [mark])
+        mark = draw.matrix("cosine", np.where(off, table, np.nan), labels, limit)
+        return draw.panel(title, draw.axis("expert"), draw.axis("expert"), [mark])
 
     name = _NAMES[role]
-    return _figure(
+    return draw.figure(
         id,
         f"Alignment of {name}, pair by pair",
         f"Cosines between the mean Jacobians of the {name} of seed 0, trained and untrained, on one colour scale.",
@@ -374,22 +311,16 @@ def _sample_size(results: Results, plan: Plan, seeds: list[Models]) -> Mark:
                 points["null"][0].append(run.n_eff)
                 points["null"][1].append(float(run.arrays["shuffled k90"][:, 0].mean()))
     names = {"top2": "top-k experts", "soft": "soft experts", "null": "gates shuffled (mean of experts)"}
-    marks: list[Mark] = [
-        {"kind": "points", "name": names[role], "role": role, "x": _clean(x), "y": _clean(y)}
-        for role, (x, y) in points.items()
-    ]
+    marks: list[Mark] = [draw.points(names[role], role, x, y) for role, (x, y) in points.items()]
     sizes = seeds[0].dense.arrays["thin n_eff"]
     plain = np.stack([m.dense.arrays["thin k90"][:, 0] for m in seeds])
     marks.append(
-        {"kind": "band", "name": "plain Gaussian of n_eff rows", "role": "dense", "x": _clean(sizes),
-         "values": _clean(plain)}
+        draw.band("plain Gaussian of n_eff rows", "dense", sizes, plain)
     )  # fmt: skip
     grid = np.geomspace(sizes[0], sizes[-1], 40)
     theory = [marchenko_pastur_k(0.9, plan.base.d, n) for n in grid]
-    marks.append(
-        {"kind": "line", "name": "Marchenko-Pastur law", "role": "other", "x": _clean(grid), "y": _clean(theory)}
-    )
-    return _figure(
+    marks.append(draw.line("Marchenko-Pastur law", "other", grid, theory))
+    return draw.figure(
         "S1",
         "How much of Figures 2 and 3 is sample size?",
         "k@0.9 of what each expert sees, against its effective number of tokens n_eff, over the batch sizes, k and "
@@ -398,7 +329,7 @@ def _sample_size(results: Results, plan: Plan, seeds: list[Models]) -> Mark:
         "routed where. The distance from the curve is what unequal weights do beyond n_eff.",
         "ours",
         ("SC1.7", "SC1.8"),
-        [_panel("every expert", _axis("n_eff", "log"), _axis("k@0.9 of x weighted by g"), marks)],
+        [draw.panel("every expert", draw.axis("n_eff", "log"), draw.axis("k@0.9 of x weighted by g"), marks)],
     )
 
 
@@ -408,14 +339,16 @@ def _router_share(seeds: list[Models]) -> Mark:
     for role in ("top2", "soft"):
         shares = np.stack([run.arrays["router share"] for run in _runs(seeds, role)])  # (seed, 4, n)
         quantiles = np.quantile(shares, [0.05, 0.5, 0.95], axis=(0, 2))  # (3, 4)
-        x = _clean(np.array(steps, float))
+        x = draw.clean(np.array(steps, float))
         marks = [
-            {"kind": "ribbon", "name": "5 to 95 % of tokens", "role": "null", "x": x, "low": _clean(quantiles[0]),
-             "high": _clean(quantiles[2])},
-            {"kind": "line", "name": "median token", "role": role, "x": x, "y": _clean(quantiles[1])},
+            {"kind": "ribbon", "name": "5 to 95 % of tokens", "role": "null", "x": x, "low": draw.clean(quantiles[0]),
+             "high": draw.clean(quantiles[2])},
+            {"kind": "line", "name": "median token", "role": role, "x": x, "y": draw.clean(quantiles[1])},
         ]  # fmt: skip
-        panels.append(_panel(_NAMES[role], _axis("training step"), _axis("share of the Frobenius norm"), marks))
-    return _figure(
+        panels.append(
+            draw.panel(_NAMES[role], draw.axis("training step"), draw.axis("share of the Frobenius norm"), marks)
+        )
+    return draw.figure(
         "S2",
         "The term that the papers drop",
         "The router's term of the whole Jacobian, sum of f_e dg_e^T, as a share of both terms' norms, at every token, "
@@ -432,12 +365,12 @@ def _curvature(seeds: list[Models]) -> Mark:
         for end, when in enumerate(("untrained", "trained")):
             values = [float(defined_mean(run.arrays["curvature"][end])) for run in _runs(seeds, role)]
             style = role if end else "untrained"
-            strips.append({"kind": "strip", "name": f"{role}, {when}", "role": style, "values": _clean(values)})
-    return _figure(
+            strips.append(draw.strip(f"{role}, {when}", style, values))
+    return draw.figure(
         "S3",
         "Curvature itself",
         "Norm of the second derivatives (root mean square over tokens, closed form) of dense model and experts.",
         "ours",
         ("SC1.11",),
-        [_panel("Hessian's norm", _axis("model"), _axis("Hessian norm", "log"), strips)],
+        [draw.panel("Hessian's norm", draw.axis("model"), draw.axis("Hessian norm", "log"), strips)],
     )

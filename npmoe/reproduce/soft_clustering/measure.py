@@ -32,7 +32,7 @@ from npmoe.probe import function
 from npmoe.probe.null import shuffled, thinned
 from npmoe.probe.representation import WEIGHTINGS, routed_pca
 from npmoe.probe.site import Site, site
-from npmoe.reproduce.soft_clustering.config import Config, batch, build, fresh_targets, generator
+from npmoe.reproduce.mixture import Config, batch, build, fresh_targets, generator
 
 __all__ = ["EARLY", "GRID", "HIDDEN", "compute", "named_steps", "snapshot_steps"]
 

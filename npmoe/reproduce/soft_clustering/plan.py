@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from npmoe.ledger import Beside, Claim, Null, Reading, Size
+from npmoe.reproduce.mixture import PRIMARY, Config, dense_of
 from npmoe.reproduce.soft_clustering import claims as sc1
+from npmoe.reproduce.soft_clustering.axes import AXES, Axis
 from npmoe.reproduce.soft_clustering.claims import Spec
-from npmoe.reproduce.soft_clustering.config import AXES, PRIMARY, Axis, Config, dense_of
 from npmoe.reproduce.soft_clustering.runs import Models, Run, independent_cosines
 from npmoe.reproduce.soft_clustering.ways import Way
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from npmoe.geometry.spectra import cosines, defined_mean, share
 from npmoe.probe.function import NORMS
-from npmoe.reproduce.soft_clustering.config import Config
+from npmoe.reproduce.mixture import Config
 from npmoe.reproduce.soft_clustering.measure import named_steps
 
 __all__ = ["Models", "Run", "between", "independent_cosines"]

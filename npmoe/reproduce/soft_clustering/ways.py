@@ -11,14 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 from npmoe.geometry.spectra import defined_mean, k_at, rms_cosine
+from npmoe.ledger import COUNT, RATIO, SHARE
 from npmoe.probe.function import NORMS
 from npmoe.probe.representation import WEIGHTINGS
-from npmoe.reproduce.soft_clustering.config import generator
+from npmoe.reproduce.mixture import generator
 from npmoe.reproduce.soft_clustering.measure import HIDDEN
 from npmoe.reproduce.soft_clustering.runs import Models, Run, between
 
 Array = np.ndarray
-RATIO, SHARE, COUNT = log(1.1), 0.02, 1.0  # margins: of log ratios, of shares, of counts of components
 PRIMARY_NORM = "sigma mean"
 
 _NORM_WORDS = {

@@ -1,4 +1,4 @@
-"""How a model of SC1 is made: the config of one run, its batch, its model, and the axes of the *train* readings.
+"""The controlled mixture of SC1 and GA: the config of one run, its batch, its model.
 
 SC1 = F. Liu, "Mixture-of-Experts as Soft Clustering", arXiv 2601.11616 v1. Where the text is silent the primary takes
 PyTorch's defaults; every other choice is one axis, changed one at a time (``docs/readings.md``).
@@ -15,7 +15,7 @@ from npmoe.data import synthetic
 from npmoe.model import init
 from npmoe.model.layers import Residual, RMSNorm, Stack
 
-__all__ = ["AXES", "PRIMARY", "Axis", "Batch", "Config", "batch", "build", "dense_of", "generator"]
+__all__ = ["PRIMARY", "Batch", "Config", "batch", "build", "dense_of", "fresh_targets", "generator"]
 
 Array = np.ndarray
 
@@ -140,37 +140,3 @@ def _core(config: Config, part: int) -> Any:
         alike=config.alike,
         activation=config.activation,
     )
-
-
-class Axis(NamedTuple):
-    """One *train* reading: its name, what it changes, and which models it concerns ("dense", "moe" or "both")."""
-
-    name: str
-    change: dict[str, Any]
-    concerns: str = "both"
-
-
-#: One axis at a time from the primary. A dense width concerns the baseline alone, a router's switch the mixtures alone.
-AXES = (
-    Axis("Xavier", {"scheme": "xavier"}),
-    Axis("He", {"scheme": "he"}),
-    Axis("normal(0.02)", {"scheme": "normal002"}),
-    Axis("tanh-GELU", {"activation": "gelu_tanh"}),
-    Axis("250 steps", {"steps": 250}),
-    Axis("5000 steps", {"steps": 5000}),
-    Axis("dense h = 256", {"h": 256}, "dense"),
-    Axis("dense h = 1024", {"h": 1024}, "dense"),
-    Axis("N = 128", {"n": 128}),
-    Axis("N = 256", {"n": 256}),
-    Axis("linear in front", {"front": "linear"}),
-    Axis("linear + GELU in front", {"front": "gelu"}),
-    Axis("residual", {"around": "residual"}),
-    Axis("targets x", {"targets": "x"}),
-    Axis("targets of a teacher", {"targets": "teacher"}),
-    Axis("targets fresh each step", {"targets": "fresh"}),
-    Axis("router bias", {"bias": True}, "moe"),
-    Axis("one batch for all seeds", {"shared_batch": True}),
-    Axis("experts initialized alike", {"alike": True}, "moe"),
-    Axis("gates without gradient", {"frozen": ("router",)}, "moe"),
-    *(Axis(f"k = {k}", {"k": k}, "moe") for k in (1, 3, 4, 5, 6, 7, 8)),
-)

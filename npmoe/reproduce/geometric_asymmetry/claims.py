@@ -1,0 +1,425 @@
+"""The claims of GA as numbers T, with margins and nulls, as `docs/verdicts.md` fixes them; T > 0 is what the claim
+says.
+
+Only the abstract was at hand: the protocol is ours, on the controlled mixture of SC1. z is a number in units of what
+chance alone spreads: cosines of random d x d matrices have mean 0 and spread 1/d; overlaps of random r-dimensional
+subspaces have mean r/d and the spread that `npmoe.geometry.grassmann.chance_spread` derives.
+"""
+
+from dataclasses import replace
+from math import log
+
+import numpy as np
+
+from npmoe.geometry import grassmann
+from npmoe.geometry.spectra import cosines, rms_cosine
+from npmoe.ledger import RATIO
+from npmoe.reproduce.draw import off_diagonal
+from npmoe.reproduce.experiment import Axis, Experiment, Models, Spec, Way
+from npmoe.reproduce.geometric_asymmetry.measure import MEASURES, RANK
+from npmoe.reproduce.mixture import PRIMARY
+
+__all__ = ["EXPERIMENT", "functional_z", "independent", "overlap_of", "rank_of", "representational_z"]
+
+Array = np.ndarray
+START, END = 0, 1
+
+
+def rank_of(d: int, r: int = RANK) -> int:
+    """The dimension of subspaces: r, but below the width, where every overlap is 1."""
+    return min(r, d - 1)
+
+
+def _mean(table: Array) -> float:
+    """Mean over pairs of experts that are defined."""
+    return float(np.nanmean(off_diagonal(table)))
+
+
+def _rms(values: Array) -> float:
+    return float(np.sqrt(np.nanmean(np.square(values))))
+
+
+def overlap_of(table: Array, r: int = RANK) -> float:
+    """Mean overlap over pairs at dimension r, from (E, E, d)."""
+    return _mean(table[..., rank_of(table.shape[-1], r) - 1])
+
+
+def functional_z(cos: Array, d: int) -> float:
+    """Root mean square of the cosines between mean Jacobians in units of chance, which spreads them by 1/d."""
+    return d * rms_cosine(cos)
+
+
+def representational_z(table: Array, r: int = RANK) -> float:
+    """Root mean square over pairs of the overlaps' z, from (E, E, d)."""
+    d = table.shape[-1]
+    r = rank_of(d, r)
+    return _rms(grassmann.z_score(off_diagonal(table[..., r - 1]), r, r, d))
+
+
+def independent(m: Models) -> Array:
+    """Mean Jacobians of top-2 experts of which no two come from one seed: expert e of run seed + e, (E, d, d)."""
+    runs = m.across["top2"]
+    E = len(runs[0]["mean jacobians"])
+    return np.stack([runs[(m.seed + e) % len(runs)]["mean jacobians"][e] for e in range(E)])
+
+
+# ---- GA.1: functional decorrelation ---------------------------------------------------------------------------------
+
+
+def _decorrelated() -> tuple[Way, ...]:
+    def cosine(role: str) -> Way:
+        def T(m: Models, end: int = END) -> float:
+            return log(3 / functional_z(m[role]["cosines"][end], m.configs[role].d))
+
+        def apart(m: Models) -> float:
+            return log(3 / functional_z(cosines(np.nan_to_num(independent(m))), m.configs[role].d))
+
+        words = {"top2": "top-2", "soft": "soft"}[role]
+        return Way(
+            f"mean Jacobians, {words}",
+            f"log(3 / z), z the rms cosine of the {words} experts' mean Jacobians in units of chance (1/d)",
+            T,
+            RATIO,
+            (("independent top-2 experts", "chance", apart), ("untrained", "chance", lambda m: T(m, START))),
+        )
+
+    def directions(side: str, r: int) -> Way:
+        def T(m: Models, end: int = END) -> float:
+            return log(3 / representational_z(m["top2"][side][end], r))
+
+        def apart(m: Models) -> float:
+            U, _, Vt = np.linalg.svd(np.nan_to_num(independent(m)))
+            basis = U if side == "left" else Vt.swapaxes(1, 2)
+            d = basis.shape[-1]
+            k = rank_of(d, r)
+            gram = np.einsum("aij,bik->abjk", basis[..., :k], basis[..., :k], optimize=True)
+            overlap = (gram**2).sum(axis=(2, 3)) / k
+            return log(3 / _rms(grassmann.z_score(off_diagonal(overlap), k, k, d)))
+
+        return Way(
+            f"leading {side} singular directions, r = {r}",
+            f"log(3 / z), z the rms over pairs of the overlap of the mean Jacobians' {r} leading {side} singular "
+            "directions, less chance (r/d), in units of its exact spread",
+            T,
+            RATIO,
+            (("independent top-2 experts", "chance", apart), ("untrained", "chance", lambda m: T(m, START))),
+        )
+
+    subspaces = tuple(directions(side, r) for r in (8, 4, 16) for side in ("left", "right"))
+    return (cosine("top2"), cosine("soft"), *subspaces)
+
+
+# ---- GA.2: what experts are given ------------------------------------------------------------------------------------
+
+
+def _at_rank(table: Array, ranks: Array) -> float:
+    """Overlap over its chance level, mean over pairs, where each expert has as many dimensions as `ranks` says."""
+    squares = table * np.arange(1, table.shape[-1] + 1)  # |U_r^T V_r|^2 for equal r
+    E, d = len(table), table.shape[-1]
+    found = []
+    for a in range(E):
+        for b in range(a + 1, E):
+            if np.isnan(ranks[[a, b]]).any():
+                continue
+            k = int(min(ranks[a], ranks[b]))
+            found.append(squares[a, b, k - 1] / k / (k / d))
+    return float(np.mean(found))
+
+
+def _pair_overlap(m: Models, role: str, name: str, r: int | str) -> list[float]:
+    """Overlap over its chance level of what real gates give, or of each draw of a null."""
+    run = m[role]
+    prefix = f"{name} " if name else ""
+    tables = run[f"{prefix}overlap"] if name else run["overlap"][END:]
+    if r == "k@0.9":
+        ranks = run[f"{prefix}ranks"] if name else run["ranks"][None]
+        return [_at_rank(table, k) for table, k in zip(tables, ranks, strict=True)]
+    k = rank_of(tables.shape[-1], int(r))
+    return [overlap_of(table, k) / (k / tables.shape[-1]) for table in tables]
+
+
+_DIMENSIONS: tuple[int | str, ...] = (8, 4, 16, "k@0.9")
+
+
+def _distinct() -> tuple[Way, ...]:
+    def way(role: str, r: int | str) -> Way:
+        def T(m: Models, name: str = "") -> float:
+            chance = np.mean(_pair_overlap(m, role, "shuffled", r))
+            return float(np.mean([-log(o / chance) for o in _pair_overlap(m, role, name, r)]))
+
+        soft = "soft, " if role == "soft" else ""
+        return Way(
+            f"{soft}{_dimension(r)}",
+            f"-log of the overlap (mean cos^2) of the {soft or 'top-2 '}experts' principal subspaces over that with "
+            f"shuffled gates, {_dimension(r)}",
+            T,
+            RATIO,
+            (
+                ("shuffled gates", "chance", lambda m: T(m, "shuffled")),
+                ("as many unrelated tokens", "chance", lambda m: T(m, "thinned")),
+            ),
+        )
+
+    def by(measure: str) -> Way:
+        i = MEASURES.index(measure)
+
+        def T(m: Models, shuffled: bool = False) -> float:
+            tables = m["top2"]["shuffled distances"][:, i]
+            chance = np.mean([_mean(table) for table in tables])
+            return float(np.mean([log(_mean(t) / chance) for t in (tables if shuffled else [_real(m)])]))
+
+        def _real(m: Models) -> Array:
+            return m["top2"]["distances"][i]
+
+        return Way(
+            f"distance: {measure}",
+            f"log of the mean {measure} distance between the top-2 experts' {_what(measure)} over that with shuffled "
+            "gates",
+            T,
+            RATIO,
+            (("shuffled gates", "chance", lambda m: T(m, True)),),
+        )
+
+    measures = [name for name in MEASURES if name != "martin"]  # infinite as soon as one angle is a right one
+    return (*(way("top2", r) for r in _DIMENSIONS), *map(by, measures), way("soft", RANK))
+
+
+def _what(measure: str) -> str:
+    return "covariances" if measure in ("bures", "log-euclidean") else f"principal subspaces, r = {RANK}"
+
+
+def _dimension(r: int | str) -> str:
+    return f"r = {r}"
+
+
+def _overlapping() -> tuple[Way, ...]:
+    def way(role: str, r: int | str) -> Way:
+        def T(m: Models, name: str = "") -> float:
+            return float(np.mean([log(o) for o in _pair_overlap(m, role, name, r)]))
+
+        soft = "soft, " if role == "soft" else ""
+        return Way(
+            f"{soft}{_dimension(r)}",
+            f"log of the overlap (mean cos^2) of the {soft or 'top-2 '}experts' principal subspaces over that of "
+            f"random subspaces (r/d), {_dimension(r)}",
+            T,
+            RATIO,
+            (
+                ("shuffled gates", "chance", lambda m: T(m, "shuffled")),
+                ("as many unrelated tokens", "chance", lambda m: T(m, "thinned")),
+                ("random subspaces", "chance", lambda m: 0.0),
+            ),
+        )
+
+    return (*(way("top2", r) for r in _DIMENSIONS), way("soft", RANK))
+
+
+# ---- GA.3: both together --------------------------------------------------------------------------------------------
+
+
+def _asymmetry() -> tuple[Way, ...]:
+    def way(role: str, r: int) -> Way:
+        def function(cos: Array, m: Models) -> float:
+            return functional_z(cos, m.configs[role].d)
+
+        def T(m: Models) -> float:
+            run = m[role]
+            return log(representational_z(run["overlap"][END], r) / function(run["cosines"][END], m))
+
+        def shuffled(m: Models) -> float:
+            run = m[role]
+            pairs = zip(run["shuffled overlap"], run["shuffled cosines"], strict=True)
+            return float(np.mean([log(representational_z(o, r) / function(c, m)) for o, c in pairs]))
+
+        def apart(m: Models) -> float:
+            cos = cosines(np.nan_to_num(independent(m)))
+            return log(representational_z(m[role]["overlap"][END], r) / function(cos, m))
+
+        def untrained(m: Models) -> float:
+            run = m[role]
+            return log(representational_z(run["overlap"][START], r) / function(run["cosines"][START], m))
+
+        soft = "soft, " if role == "soft" else ""
+        return Way(
+            f"{soft}r = {r}",
+            f"log of the representational z (overlap of principal subspaces, r = {r}) over the functional z (cosines "
+            f"of mean Jacobians), {soft}rms over pairs, each in units of its own chance",
+            T,
+            RATIO,
+            (
+                ("shuffled gates", "chance", shuffled),
+                ("independent top-2 experts", "chance", apart),
+                ("untrained", "chance", untrained),
+            ),
+        )
+
+    return (*(way("top2", r) for r in (8, 4, 16)), way("soft", RANK))
+
+
+# ---- GA.4: sparsity -------------------------------------------------------------------------------------------------
+
+
+def _sharper() -> tuple[Way, ...]:
+    def T(m: Models, end: int = END) -> float:
+        return log(rms_cosine(m["soft"]["cosines"][end]) / rms_cosine(m["top2"]["cosines"][end]))
+
+    def shuffled(m: Models) -> float:
+        pairs = zip(m["soft"]["shuffled cosines"], m["top2"]["shuffled cosines"], strict=True)
+        return float(np.mean([log(rms_cosine(a) / rms_cosine(b)) for a, b in pairs]))
+
+    def side(which: str) -> Way:
+        def z(m: Models, end: int = END) -> float:
+            return log(representational_z(m["soft"][which][end]) / representational_z(m["top2"][which][end]))
+
+        return Way(
+            f"leading {which} singular directions",
+            f"log of z of the overlap of the mean Jacobians' {RANK} leading {which} singular directions, soft over "
+            "top-2",
+            z,
+            RATIO,
+            (("untrained", "chance", lambda m: z(m, START)),),
+        )
+
+    return (
+        Way(
+            "mean Jacobians",
+            "log of the rms cosine of the experts' mean Jacobians, soft over top-2",
+            T,
+            RATIO,
+            (("shuffled gates", "chance", shuffled), ("untrained", "chance", lambda m: T(m, START))),
+        ),
+        side("left"),
+        side("right"),
+    )
+
+
+def _farther() -> tuple[Way, ...]:
+    def by(measure: str) -> Way:
+        i = MEASURES.index(measure)
+
+        def T(m: Models) -> float:
+            return log(_mean(m["top2"]["distances"][i]) / _mean(m["soft"]["distances"][i]))
+
+        def shuffled(m: Models) -> float:
+            pairs = zip(m["top2"]["shuffled distances"][:, i], m["soft"]["shuffled distances"][:, i], strict=True)
+            return float(np.mean([log(_mean(a) / _mean(b)) for a, b in pairs]))
+
+        return Way(
+            f"{measure} distance",
+            f"log of the mean {measure} distance between the experts' {_what(measure)}, top-2 over soft",
+            T,
+            RATIO,
+            (("shuffled gates", "chance", shuffled),),
+        )
+
+    return tuple(by(name) for name in ("chordal", *(name for name in MEASURES if name not in ("chordal", "martin"))))
+
+
+# ---- axes ----------------------------------------------------------------------------------------------------------
+
+_CLUSTERS = Axis("clustered inputs", {"inputs": "clusters"})
+_TASKS = Axis("clustered inputs, a task for each cluster", {"inputs": "clusters", "targets": "tasks"})
+_TEACHER = Axis("targets of a teacher", {"targets": "teacher"})
+_ALIKE = Axis("experts initialized alike", {"alike": True})
+_LARGE = Axis("N = 128", {"n": 128})
+_SHORT = Axis("250 steps", {"steps": 250})
+_TEMPERATURES = tuple(
+    Axis(f"top-2 at temperature {word}", {"temperature": t}, ("top2",)) for word, t in (("1/4", 0.25), ("4", 4.0))
+)
+_K = tuple(Axis(f"top-{k} in the place of top-2", {"k": k}, ("top2",)) for k in (1, 4))
+_COLDER = tuple(
+    Axis(
+        f"temperature 1/4 beside 4, both k = {k}",
+        {},
+        each={"top2": {"k": k, "temperature": 0.25}, "soft": {"k": k, "temperature": 4.0}},
+    )
+    for k in (2, 8)
+)
+_INPUTS = (_CLUSTERS, _TASKS)
+_ALONE = (*_INPUTS, _TEACHER, _ALIKE, _LARGE, _SHORT, *_K, *_TEMPERATURES)
+_BESIDE = (*_INPUTS, _TEACHER, _ALIKE, _LARGE, _SHORT, *_K, *_COLDER)
+
+SPECS = (
+    Spec(
+        "GA.1",
+        "Experts are functionally decorrelated: alignment of their Jacobians is consistently near zero.",
+        "near zero",
+        ("top2", "soft"),
+        _decorrelated(),
+        _ALONE,
+        note="Independent random experts are near zero too: with independent initialization this claim ends as "
+        "'so does the null' whatever training did. Only experts initialized alike can tell more; untrained, they are "
+        "aligned fully.",
+    ),
+    Spec(
+        "GA.2a",
+        "Routed representations occupy distinct subspaces.",
+        "distinct",
+        ("top2", "soft"),
+        _distinct(),
+        _ALONE,
+        note="Distinct means less overlap than the same gates give when they are handed to other tokens.",
+        beside=(
+            (
+                "overlap, r = 8",
+                "mean cos^2 of the principal angles; random subspaces have r/d",
+                lambda m: overlap_of(m["top2"]["overlap"][END]),
+            ),
+            (
+                "overlap with shuffled gates",
+                "the same statistic; what sample size and shared tokens alone give",
+                lambda m: float(np.mean([overlap_of(t) for t in m["top2"]["shuffled overlap"]])),
+            ),
+        ),
+    ),
+    Spec(
+        "GA.2b",
+        "The subspaces overlap partially.",
+        "partially overlapping",
+        ("top2", "soft"),
+        _overlapping(),
+        _ALONE,
+        note="Overlapping means more overlap than random subspaces of that dimension.",
+    ),
+    Spec(
+        "GA.3",
+        "Functional decorrelation and representational overlap coexist: a structural asymmetry.",
+        "figure only",
+        ("top2", "soft"),
+        _asymmetry(),
+        _ALONE,
+        note="Both in units of their own chance. The asymmetry is the router's doing only where it exceeds that of "
+        "shuffled gates and of experts that never met.",
+    ),
+    Spec(
+        "GA.4a",
+        "Sparsity sharpens functional separation: top-k below soft.",
+        "no number",
+        ("top2", "soft"),
+        _sharper(),
+        _BESIDE,
+    ),
+    Spec(
+        "GA.4b",
+        "Sparsity enlarges the divergence of subspaces: top-k above soft.",
+        "no number",
+        ("top2", "soft"),
+        _farther(),
+        _BESIDE,
+    ),
+    Spec(
+        "GA.5",
+        "The same holds in pretrained transformers (Mistral and Qwen families).",
+        "no number",
+        note="Not tested: it needs pretrained checkpoints, which npmoe does not read yet.",
+    ),
+)
+
+EXPERIMENT = Experiment(
+    base=PRIMARY,
+    quick=replace(PRIMARY, E=4, n=96, d=16, h=32, steps=60, draws=3),
+    roles={"top2": {"k": 2}, "soft": lambda base: {"k": base.E}},
+    specs=SPECS,
+    across=("top2",),
+    donors=8,
+)

@@ -1,0 +1,115 @@
+"""How a model of MY is made: the config of one run, its inputs with topics, its mixtures.
+
+MY = X. Wang, S. Hayou, E. Nalisnick, "The Myth of Expert Specialization in MoEs", arXiv 2604.09780. Only the abstract
+was at hand; the controlled setting is ours: sequences of tokens that keep a topic, each topic with a task of its own.
+
+n tokens, d width, h hidden, E experts, k experts a token, m topics.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npmoe.data import synthetic
+from npmoe.model import init
+from npmoe.model.balance import Balance
+
+__all__ = ["BASE", "Batch", "Config", "balance_of", "batch", "build", "feed", "generator"]
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Config:
+    """Mixtures trained on sequences with topics, and measured."""
+
+    seed: int = 0
+    E: int = 16
+    k: int = 2
+    d: int = 32
+    h: int = 32
+    sequences: int = 64
+    length: int = 16  # tokens a sequence
+    topics: int = 8
+    common: float = 0.0  # strength of the direction that all tokens share
+    spread: float = 0.5  # share of the rest that lies within topics
+    inputs: str = "topics"  # topics; isotropic: the same number of topics, cells of an isotropic Gaussian
+    steps: int = 300
+    router: str = "trained"  # trained, frozen (random)
+    loss: str = "switch"  # the balance loss
+    weight: float = 0.0  # of it
+    batch: int = 0  # tokens a step; 0 is all
+    mixed: bool = True  # whether a batch has tokens of all topics, or of one
+    order: int = 0  # which random order of batches
+    models: int = 1  # trained on the same data, each from its own initialization
+    draws: int = 10  # of each random null
+    permutations: int = 199
+    detail: bool = False  # also what only the run of the primary setting is read for: Mantel's test, walls, the law
+
+
+BASE = Config()
+_STREAMS = ("x", "y", "model", "order", "null", "pairs", "match")
+
+
+def generator(seed: int, stream: str, part: int = 0) -> np.random.Generator:
+    """A generator of its own for each use: all models and nulls of a seed share the data, and nothing else."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_STREAMS.index(stream), part))))
+
+
+class Batch(NamedTuple):
+    """x (n, d), y (n, d), topic and sequence of each token, (n,); tokens of a sequence follow each other."""
+
+    x: Array
+    y: Array
+    topic: Array
+    sequence: Array
+
+
+def batch(config: Config) -> Batch:
+    """All data of a run: y = A_topic x, a random linear task for each topic.
+
+    Isotropic inputs have topics too, the nearest of the same centres: a router that wants to follow the task can, and
+    only the inputs' clustering is gone. Sequences are then runs of tokens sorted by topic.
+    """
+    rng = generator(config.seed, "x")
+    drawn = synthetic.sequences(
+        rng, config.sequences, config.length, config.d, config.topics, config.common, config.spread
+    )
+    x, topic = drawn.x, drawn.label
+    if config.inputs == "isotropic":
+        x = synthetic.gaussian(rng, len(x), config.d)
+        topic = (x @ drawn.centres.T).argmax(axis=1)  # centres are of one distribution: the largest product is nearest
+        order = np.argsort(topic, kind="stable")
+        x, topic = x[order], topic[order]
+    elif config.inputs != "topics":
+        raise ValueError(f"expected inputs of topics or isotropic; got {config.inputs!r}")
+    y = synthetic.cluster_tasks(generator(config.seed, "y"), x, topic)
+    return Batch(x, y, topic, np.asarray(drawn.sequence))
+
+
+def build(config: Config, model: int = 0) -> Any:
+    """The untrained mixture of a seed; `model` counts initializations."""
+    return init.gelu_moe(generator(config.seed, "model", model), config.E, config.d, config.h, config.k)
+
+
+def balance_of(config: Config) -> Balance | None:
+    """The balance loss of a run, or None."""
+    return Balance(config.loss, config.weight) if config.weight else None
+
+
+def feed(config: Config, data: Batch) -> tuple[Array | Callable[[int], Array], Array | Callable[[int], Array]]:
+    """x and y for `fit`: all data, or the tokens of a step, of all topics or of a random one; drawn with replacement
+    where a topic has fewer."""
+    if not config.batch:
+        return data.x, data.y
+
+    def tokens(step: int) -> Array:
+        rng = generator(config.seed, "order", 1_000_000 * config.order + step)
+        pool = np.arange(len(data.x))
+        if not config.mixed:
+            pool = np.flatnonzero(data.topic == rng.choice(np.unique(data.topic)))
+        return rng.choice(pool, config.batch, replace=config.batch > len(pool))
+
+    return (lambda step: data.x[tokens(step)]), (lambda step: data.y[tokens(step)])
