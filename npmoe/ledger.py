@@ -315,7 +315,7 @@ class Claim:
             "left_out": list(self.left_out),
             "repeat": f"python -m npmoe.reproduce {self.id}{self.options}",
             "readings": [_reading_json(reading, self.mute) for reading in self.readings],
-            "statements": [{**s._asdict(), "worst": _number(s.worst), "verdict": s.verdict} for s in self.statements],
+            "statements": [_statement_json(s) for s in self.statements],
         }
 
 
@@ -376,14 +376,23 @@ def _measured(reading: Reading) -> str:
     return f"T = {mean} [{low}, {high}], margin {reading.margin:.3g}"
 
 
+def _statement_json(s: Statement) -> dict[str, Any]:
+    return {
+        **s._asdict(),
+        "checked": int(s.checked),
+        "violations": int(s.violations),
+        "worst": _number(s.worst),
+        "verdict": s.verdict,
+    }
+
+
 def _exact_measured(statements: Sequence[Statement]) -> str:
     decide = [s for s in statements if not s.beside]
     if not decide:
         return "not tested"
     worst = max(decide, key=lambda s: s.worst)
-    return (
-        f"{sum(s.violations for s in decide):,} violations in {sum(s.checked for s in decide):,} cases; "
-        f"left over right at most {worst.worst:.3g} ({worst.name})"
+    return f"{sum(s.violations for s in decide):,} violations in {sum(s.checked for s in decide):,} cases; " + (
+        f"left over right at most {worst.worst:.3g} ({worst.name})" if math.isfinite(worst.worst) else "see below"
     )
 
 

@@ -234,6 +234,35 @@ def test_a_masked_token_is_a_removed_one_and_a_weight_a_repeated_one(balance, ba
     close(ds, np.add.reduceat(dwant, np.cumsum(times) - times), ROUNDING, scale=1.0)
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.int8, bool])
+def test_an_attention_mask_of_integers_is_one_of_booleans(kind, rng):
+    s, chosen = planted()
+    keep = rng.random(len(s)) < 0.7
+    value, ds = Balance(mask=keep.astype(kind))(s, chosen)
+    want, dwant = Balance(mask=keep.astype(float))(s, chosen)
+    assert value == want
+    np.testing.assert_array_equal(ds, dwant)
+    with pytest.raises(ValueError, match="mask to be non-negative; got -1"):
+        Balance(mask=np.where(keep, 1, -1))(s, chosen)
+
+
+@pytest.mark.parametrize("balance", [*FORMS, HELD], ids=str)
+def test_saturated_scores_vanish_without_an_error(balance):
+    """Every floating-point error raises here; of two experts the second has a probability of 0."""
+    value, ds = balance(np.array([[0.0, -800.0]]), np.array([[0]]))
+    assert np.isfinite(value)
+    assert np.isfinite(ds).all()
+
+
+def test_kept_gates_that_all_vanish_are_refused():
+    for far in (-700.0, -1000.0):  # the sum 1e-304 is not 0, but 1 over it has no room for a gradient
+        with pytest.raises(ValueError, match="chosen experts whose gates do not all vanish"):
+            Balance("importance", gates="kept")(np.array([[0, far], [0, far]]), np.array([[1], [1]]))
+    value, ds = Balance("importance", gates="kept")(np.array([[0, -1000.0], [0, -600.0]]), np.array([[1], [1]]))
+    assert value == 1.0
+    assert np.isfinite(ds).all()
+
+
 @pytest.mark.parametrize("balance", FORMS[:1] + FORMS[-3:], ids=lambda b: b.kind + b.gates)
 def test_float32_comes_back_as_float32(balance):
     s, chosen = planted()

@@ -221,6 +221,30 @@ def test_a_deviation_within_the_tolerance_does_not_reach_the_angles(rng):
     assert principal_angles(*single).dtype == np.float64
 
 
+def test_single_precision_is_orthonormalised_to_the_last_bit(rng):
+    line = np.array([[1 + 1e-5], [0], [0]], np.float32)  # the same line, whatever its length
+    assert principal_angles(line, np.array([[1.0], [1], [0]]) / np.sqrt(2))[0] == pytest.approx(np.pi / 4, abs=ANGLE)
+    theta = np.array([1e-12, 0.3, 1.2, 1.5])
+    A, B = planted(rng, 64, theta, l=9)
+    # all columns a little long, and leaning alike, by less than float32 admits; the span stays in float32's digits
+    for X in (A, B):
+        k = X.shape[1]
+        loose = X @ (np.eye(k) + 0.9e-5 * np.ones((k, k)))
+        cast = loose.astype(np.float32)
+        assert np.abs(cast.T @ cast - np.eye(k)).max() > 1e-5
+        back = grassmann._basis("X", cast)
+        np.testing.assert_allclose(back.T @ back, np.eye(k), rtol=0, atol=2e-15)
+        exact = np.linalg.qr(cast.astype(float))[0]
+        np.testing.assert_allclose(principal_angles(cast, B), principal_angles(exact, B), rtol=0, atol=ANGLE)
+
+
+def test_half_precision_columns_that_all_lean_one_way_are_refused():
+    lean = 0.009  # below what float16 admits an element; 400 of them make dependent columns of norm 4.6
+    A = np.linalg.cholesky(np.eye(400) * (1 - lean) + lean).T.astype(np.float16)
+    with pytest.raises(ValueError, match="expected A with orthonormal columns"):
+        principal_angles(A, A)
+
+
 def test_what_is_no_basis_is_refused(rng):
     A = random_subspace(rng, 5, 2)
     with pytest.raises(ValueError, match=r"expected B with orthonormal columns, .* to 3\.7e-11; got a deviation of 3 "):
@@ -587,6 +611,33 @@ def test_pairs_of_one_of_none_and_of_wrong_ones(rng):
         pairwise([A, np.eye(5)], "geodesic")
     with pytest.raises(ValueError, match=r"expected bases of shape \(E, d, r\)"):
         pairwise_angles(A)
+
+
+@pytest.mark.parametrize("none", [[1], [0, 3], [0, 1, 2, 3, 4]])
+def test_a_basis_that_is_nan_throughout_has_nan_angles_and_leaves_the_others_alone(rng, none):
+    whole = random_subspace(rng, 6, 2, (5,))
+    bases = whole.copy()
+    bases[none] = np.nan
+    expected, table = pairwise_angles(whole), pairwise(list(whole), "geodesic")
+    for array in (expected, table):
+        array[none], array[:, none] = np.nan, np.nan
+    np.testing.assert_array_equal(pairwise_angles(bases), expected)
+    np.testing.assert_array_equal(pairwise(list(bases), "geodesic"), table)
+    np.testing.assert_array_equal(pairwise(bases, "geodesic"), table)
+
+
+def test_a_basis_that_is_nan_in_part_is_refused_by_its_own_number(rng):
+    bases = random_subspace(rng, 6, 2, (5,))
+    bases[1] = np.nan
+    bases[3, 4, 0] = np.nan
+    with pytest.raises(ValueError, match=r"expected bases to be finite; got nan at \(3, 4, 0\)"):
+        pairwise_angles(bases)
+    with pytest.raises(ValueError, match=r"expected bases\[3\] to be finite; got nan at \(4, 0\)"):
+        pairwise(list(bases), "geodesic")
+    mixed = pairwise([np.eye(3)[:, :1], np.full((3, 2), np.nan), np.eye(3)[:, :2]], "chordal")
+    np.testing.assert_array_equal(np.isnan(mixed), [[False, True, False], [True] * 3, [False, True, False]])
+    with pytest.raises(ValueError, match=r"one width d; got \[\(3, 1\), \(4, 2\)\]"):
+        pairwise([np.eye(3)[:, :1], np.full((4, 2), np.nan)], "chordal")
 
 
 # Overlap

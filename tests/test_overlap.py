@@ -230,6 +230,46 @@ def test_float32_stays_float32():
         assert MEASURES[name].function(P, Q).dtype == similarities(name, P, Q).dtype == np.float32
 
 
+def test_half_precision_is_counted_in_double():
+    many = np.ones(70_000, np.float16)  # their sum is beyond float16
+    assert entropy(many) == pytest.approx(np.log(70_000), rel=EXACT)
+    assert (cv(np.full(3000, 60, np.float16)), gini(many)) == pytest.approx((0, 0), abs=EXACT)
+    P, Q = np.random.default_rng(0).integers(0, 9, (2, 5, 4)) + 1
+    for name in DISTRIBUTIONS:
+        for found in (MEASURES[name].function, lambda *rows, name=name: similarities(name, *rows)):
+            np.testing.assert_array_equal(found(P.astype(np.float16), Q.astype(np.float16)), found(P, Q))
+    np.testing.assert_array_equal(top_p(P.astype(np.float16)), top_p(P))
+
+
+@pytest.mark.parametrize(("dtype", "power"), [(np.float64, 1020), (np.float32, 124), (np.float64, -1060)])
+def test_huge_and_tiny_usage_is_as_good_as_any(dtype, power):
+    """A power of two changes no digit, and sums of these would overflow, or are denormal."""
+    rng = np.random.default_rng(0)
+    P, Q = rng.integers(0, 9, (2, 30, 12)).astype(dtype) + np.eye(30, 12, dtype=dtype)
+    P[:, 0] += 1
+    Q[:, 0] += 1
+    huge, other = np.ldexp(P, power), np.ldexp(Q, power)
+    for name in DISTRIBUTIONS:
+        tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == np.float32 else {"rtol": EXACT, "atol": EXACT}
+        np.testing.assert_allclose(MEASURES[name].function(huge, other), MEASURES[name].function(P, Q), **tolerance)
+        np.testing.assert_allclose(similarities(name, huge, other), similarities(name, P, Q), **tolerance)
+    for index in (cv, max_over_mean, entropy, gini, jain, top_p, mutual_information):
+        np.testing.assert_array_equal(index(huge), index(P))
+    np.testing.assert_array_equal(match(huge, other), match(P, Q))
+    floors = [noise_floor(rows, None, np.random.default_rng(1), draws=3) for rows in (huge, P)]
+    np.testing.assert_array_equal(*floors)
+
+
+def test_a_small_pair_beside_a_huge_one_does_not_vanish():
+    rows = np.array([[1e308, 1e308], [1e308, 0], [2e-300, 1e-300], [1e-300, 1e-300]])
+    found = similarities("weighted_jaccard", rows)
+    np.testing.assert_allclose(found[[0, 2, 0], [1, 3, 2]], [0.5, 2 / 3, 0], rtol=EXACT)
+    assert jain(rows[0]) == 1
+    D = np.abs(np.subtract.outer(*2 * (np.arange(6.0) ** 2,)))
+    big = mantel(D * 1e306, D, np.random.default_rng(0), permutations=9)
+    assert big.r == pytest.approx(1, abs=EXACT)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_of_another_kind_are_refused(name):
     function, kind, _ = MEASURES[name]
@@ -644,6 +684,21 @@ def test_matchings_of_what_does_not_fit_are_refused(change, message):
     good = {"P": np.ones((4, 4), bool), "Q": np.ones((4, 4), bool), "rng": np.random.default_rng(0)}
     with pytest.raises((ValueError, IndexError), match=message):
         matched_overlap(**(good | change))
+
+
+@pytest.mark.parametrize("model", ["P", "Q"])
+def test_a_token_without_experts_is_named_not_averaged_to_nan(model):
+    both = dict(zip("PQ", usage(np.random.default_rng(0), 16, 4).reshape(2, 8, 4), strict=True))
+    halves = np.arange(8) < 4
+    both[model][5] = 0
+    for name in ("total_variation", "jensen_shannon", "hellinger", "hilbert"):
+        with pytest.raises(ValueError, match=f"expected tokens whose {name} is defined; .* at token 5"):
+            matched_overlap(**both, rng=None, halves=halves, measure=name)
+    assert matched_overlap(**both, rng=None, halves=halves, measure="weighted_jaccard").held_out > 0  # defined, 0
+    sets = {name: rows > 0 for name, rows in both.items()}
+    sets["P"][2] = sets["Q"][2] = False
+    with pytest.raises(ValueError, match=r"set_overlap is defined; .* at token 2"):
+        matched_overlap(**sets, rng=None, halves=halves)
 
 
 # The law of top-k sets

@@ -1357,7 +1357,15 @@ def test_files_that_are_not_ours_are_neither_replaced_nor_removed(tmp_path, caps
     ours = tmp_path / "ours"
     (ours / "figures").mkdir(parents=True)
     (ours / "runs").mkdir()
-    old = {"word": "sc1", "npmoe": "0", "environment": {}, "mode": "default", "seeds": 5, "figures": ["1A"], "claims": []}
+    old = {
+        "word": "sc1",
+        "npmoe": "0",
+        "environment": {},
+        "mode": "default",
+        "seeds": 5,
+        "figures": ["1A"],
+        "claims": [],
+    }
     (ours / "results.json").write_text(json.dumps(join([old])))
     for name in ("1A.json", "1A.svg", "mine.json", "mine.png"):
         (ours / "figures" / name).write_text("{}")

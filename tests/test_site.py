@@ -270,6 +270,7 @@ def test_what_is_not_finite_is_named_with_its_place(moe, x, bad):
         ({"chosen": np.full((6, 1), -1)}, ValueError, r"within 0\.\.2; got -1\.\.-1"),
         ({"experts": [None, None]}, ValueError, "expected 3 experts of this Site, one a column of gates; got 2"),
         ({"always": 4}, ValueError, r"expected always within 0\.\.3 of this Site; got 4"),
+        ({"chosen": np.full((6, 1), 2), "always": 1}, ValueError, r"chosen of this Site among the 2 routed .*; got 2"),
         (
             {"labels": {"topic": np.zeros(5)}},
             ValueError,

@@ -13,7 +13,7 @@ from npmoe import MoE, Residual, Stack, fit, init
 from npmoe.calculus import tree
 from npmoe.calculus.scalar import softmax
 from npmoe.model.adam import Adam
-from npmoe.model.balance import Balance
+from npmoe.model.balance import Balance, pooled
 from npmoe.model.train import mse
 
 
@@ -381,11 +381,56 @@ def test_balance_gradient_reaches_every_layer_in_front(make, balance, rng, monke
         total = mse(at.forward(x)[0], y)[0]
         for (moe, inner), then in zip(mixtures(at, x), chosen, strict=True):
             np.testing.assert_array_equal(np.sort(moe.route(inner)[1]), np.sort(then))  # no boundary is crossed
-            total += balance(moe.scores(inner), then)[0]
+            share = 1 / len(chosen) if isinstance(balance, Balance) else 1.0  # its `layers` says "mean"
+            total += share * balance(moe.scores(inner), then)[0]
         return total
 
     terms = gradients[0] * tree.flatten(v)
     converges(terms.sum(), lambda h: (objective(h) - objective(-h)) / (2 * h), np.linalg.norm(terms))
+
+
+def twins(rng):
+    """Two mixtures of one E and k, so that they can be pooled."""
+    return Stack((Residual(mixture(rng, 4, 3, 3, 2)), mixture(rng, 4, 3, 3, 2, o=2)))
+
+
+@pytest.mark.parametrize("how", [{"layers": "mean"}, {"layers": "sum"}, {"pool": "pooled"}], ids=str)
+def test_pool_and_layers_mean_in_training_what_they_say(how, rng, monkeypatch):
+    """What Adam is given, against differences of loss + `pooled` of both mixtures, over all parameters at once."""
+    model, balance = twins(rng), Balance("switch", weight=3.0, fraction="soft", **how)
+    x = decided(model, rng.standard_normal((300, 3)), room=0.4)[:20]
+    y = rng.standard_normal((len(x), 2))
+    gradients = []
+    monkeypatch.setattr(Adam, "step", lambda self, theta, g, state: gradients.append(g) or theta)
+    list(fit(model, x, y, steps=2, balance=balance))
+    assert same_bits(*gradients)  # each step has its own mixtures, not those of all steps
+    v, chosen = tree.map_leaves(direction, model), [moe.route(inner)[1] for moe, inner in mixtures(model, x)]
+
+    def objective(h):
+        at, _ = moved(model, x, v, 0 * x, h)
+        scores = [moe.scores(inner) for moe, inner in mixtures(at, x)]
+        return mse(at.forward(x)[0], y)[0] + pooled(balance, scores, chosen)[0]
+
+    terms = gradients[0] * tree.flatten(v)
+    converges(terms.sum(), lambda h: (objective(h) - objective(-h)) / (2 * h), np.linalg.norm(terms))
+
+
+@pytest.mark.parametrize("how", [{"layers": "mean"}, {"layers": "sum"}, {"pool": "pooled"}], ids=str)
+def test_one_mixture_has_nothing_to_be_pooled_with(how, rng):
+    moe, x, y = task(rng)
+    balance = Balance(**how)
+    plain = fit(moe, x, y, steps=3, balance=lambda scores, chosen: balance(scores, chosen))
+    for (_, _, at), (_, _, want) in zip(fit(moe, x, y, steps=3, balance=balance), plain, strict=True):
+        assert same_bits(tree.flatten(at), tree.flatten(want))
+
+
+def test_what_cannot_be_pooled_and_a_mask_of_another_batch_are_named(rng):
+    x, y = rng.standard_normal((20, 3)), rng.standard_normal((20, 2))
+    with pytest.raises(ValueError, match="one number of experts"):
+        list(fit(stacked(rng), x, y, 1, balance=Balance(pool="pooled")))
+    for model in (twins(rng), task(rng)[0]):
+        with pytest.raises(ValueError, match=r"mask of shape \(20,\); got \(19,\): a mask is that of one fixed batch"):
+            list(fit(model, x, y, 1, balance=Balance(mask=np.ones(19))))
 
 
 def test_a_gradient_that_stops_at_the_router_would_be_caught(rng, monkeypatch):

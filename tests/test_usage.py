@@ -189,6 +189,96 @@ def test_a_large_common_row_and_float32_are_within_the_allowance(rng):
     assert usage.bounds(small, rng.standard_normal(s.x.shape)).violations == 0
 
 
+@pytest.mark.underflow
+def test_saturated_gates_of_switch_do_not_stand_for_their_partners(rng):
+    """Gates of 1 on one side: the bound over the single expert of the set, 0, holds only if both sides saturate."""
+    moe = mixture(rng, 5, 8, 4, 1, renormalize=False)
+    s = site(moe, 3000 * rng.standard_normal((200, 8)))
+    s = replace(s, x=s.x[s.gates.max(axis=1) == 1], gates=s.gates[s.gates.max(axis=1) == 1], chosen=None)
+    s = site(moe, s.x)
+    for y in (s.x / 3000, s.x * 2, rng.standard_normal(s.x.shape)):
+        found = usage.bounds(s, y)
+        assert found.named("lipschitz, one set").checked > 10
+        assert found.violations == 0, found
+    turned = usage.bounds(site(moe, s.x / 3000), s.x)
+    assert turned.named("lipschitz, one set").worst > 0
+    assert turned.violations == 0
+
+
+def sharing(s, rng):
+    """The same Site with two experts more, which every token visits with a gate of 1."""
+    shared = tuple(gelu(rng, s.x.shape[1], 4, s.x.shape[1]) for _ in range(2))
+    gates = np.concatenate([s.gates, np.ones((s.n, 2))], axis=1)
+    return replace(s, gates=gates, experts=(*s.experts, *shared), always=2)
+
+
+@pytest.mark.parametrize("kind", ["top2", "soft", "switch"])
+def test_experts_that_no_router_chose_change_nothing(kind):
+    s, rng = drawn(kind, 0)
+    more, y = sharing(s, rng), rng.standard_normal(s.x.shape)
+    for call in (
+        lambda at: usage.radius(at),
+        lambda at: (usage.row_basis(at), usage.null_basis(at), usage.centred(at)),
+        lambda at: tuple(map(tuple, [f[1:] for f in usage.bounds(at, y)])),
+        lambda at: usage.null_pair(at, [0, 3], 0.5, np.random.default_rng(0)),
+        lambda at: usage.mean_response(at),
+        lambda at: usage.wall(at, np.random.default_rng(0), [0.5]),
+        lambda at: (usage.usage(at), usage.usage(at, "gates")),
+        lambda at: [usage.frequencies(at, kind=by)[1] for by in ("sets", "gates")],
+        lambda at: [usage.similarity(at, m, label) for m in ("jaccard", "hellinger") for label in (None, "sequence")],
+        lambda at: usage.hidden_similarity(at, "row cosine"),
+    ):
+        for a, b in zip(call(more), call(s), strict=True):
+            np.testing.assert_array_equal(a, b)
+    every = replace(s, chosen=None, router=None, always=s.E)
+    with pytest.raises(ValueError, match="expected routed experts"):
+        usage.usage(every)
+    with pytest.raises(ValueError, match="visited always; got"):
+        usage.centred(replace(s, chosen=s.chosen * 0, always=1))
+
+
+def test_all_that_need_no_kernel_take_a_thin_decomposition(monkeypatch):
+    """Of a router (E, d) with d large the d directions of a full one would take d^2 numbers."""
+    s, rng = drawn("top2", 0)
+    svd, full = np.linalg.svd, []
+
+    def watched(a, full_matrices=True, compute_uv=True, **options):
+        full.append(full_matrices and compute_uv and a.ndim == 2 and a.shape[0] < a.shape[1])
+        return svd(a, full_matrices=full_matrices, compute_uv=compute_uv, **options)
+
+    monkeypatch.setattr(np.linalg, "svd", watched)
+    usage.bounds(s, s.x)
+    usage.row_basis(s)
+    usage.row_share(s)
+    usage.mean_response(s)
+    usage.hidden_similarity(s, "row cosine")
+    usage.null_pair(s, [0], 0.5, rng)
+    assert full
+    assert not any(full)
+    usage.null_basis(s)
+    assert any(full)
+
+
+class Known:
+    """A router that gives W over the temperature itself, and no temperature."""
+
+    bias = None
+
+    def __init__(self, router):
+        self.matrix, self.effective = router.matrix * np.nan, router.effective
+
+
+def test_the_routers_own_effective_matrix_is_taken():
+    s, _ = drawn("soft cold", 0)
+    np.testing.assert_array_equal(usage.centred(replace(s, router=Known(s.router))), usage.centred(s))
+
+
+def test_a_temperature_does_not_round_the_matrix_of_float32(rng):
+    s, _ = drawn("top2", 5)
+    single = npmoe.MoE(s.router.matrix.astype(np.float32), s.experts, 2, temperature=0.7)
+    assert usage.bounds(site(single, s.x.astype(np.float32)), rng.standard_normal(s.x.shape)).violations == 0
+
+
 # Planted faults: each must be found
 
 
@@ -234,14 +324,13 @@ def test_a_wrong_null_space_is_found(monkeypatch, rng):
     s, _ = drawn("top2", 4)
     right = usage.null_pair(s, np.arange(s.n), 0.2, rng)
     np.testing.assert_allclose(s.router.gates(right), s.gates, rtol=0, atol=ROUNDING)
-    seen = usage._seen
+    seen, null = usage._seen, usage.null_basis(s)
 
     def turned(site, probe):
         """Row space and null space with one direction of each exchanged."""
-        found = seen(site, probe)
-        row, null = found.row.copy(), found.null.copy()
-        row[:, -1], null[:, 0] = found.null[:, 0], found.row[:, -1]
-        return found._replace(row=row, null=null)
+        row = seen(site, probe).row.copy()
+        row[:, -1] = null[:, 0]
+        return seen(site, probe)._replace(row=row)
 
     hidden = s.x + s.x @ usage.null_basis(s) @ usage.null_basis(s).T
     assert usage.bounds(s, hidden).violations == 0
@@ -500,6 +589,15 @@ def test_null_pairs_at_the_edges(rng):
         np.testing.assert_allclose(found, cosine, atol=1e-14)
     with pytest.raises(ValueError, match=r"within \[-1, 1\]"):
         usage.null_pair(blindly, [0], -1.1, rng)
+    kernel = rng.standard_normal((6, 5)) @ N.T  # inside the kernel up to rounding: the whole range as well
+    for cosine in (-1.0, -0.5, 0.0, 1.0):
+        y = usage.null_pair(s, kernel, cosine, rng)
+        np.testing.assert_allclose(np.linalg.norm(y, axis=1), np.linalg.norm(kernel, axis=1), rtol=1e-12)
+        found = (kernel * y).sum(1) / np.linalg.norm(kernel, axis=1) / np.linalg.norm(y, axis=1)
+        np.testing.assert_allclose(found, cosine, rtol=0, atol=1e-14)
+        # all scores are tied, so that rounding chooses the set: the soft gates are to agree
+        soft = [usage._soft(s.router.scores(v)) for v in (y, kernel)]
+        np.testing.assert_allclose(*soft, rtol=0, atol=ROUNDING)
     full, _ = drawn("more experts than d", 0)
     np.testing.assert_array_equal(usage.null_pair(full, [0, 3], 1.0, rng), full.x[[0, 3]])
     with pytest.raises(ValueError, match="of 1: the router's null space is empty"):
@@ -640,6 +738,38 @@ def test_hidden_similarities(kind, seed):
     np.testing.assert_allclose(grouped, -np.linalg.norm(means[:, None] - means, axis=2), rtol=0, atol=ROUNDING)
     shifted = usage.hidden_similarity(replace(s, x=s.x - 5), "centred cosine")
     np.testing.assert_allclose(usage.hidden_similarity(s, "centred cosine"), shifted, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("measure", sorted(overlap.MEASURES))
+def test_a_group_without_gates_has_no_similarity(measure):
+    s, _ = drawn("soft" if measure == "hilbert" else "top2", 0)
+    gates = s.gates * (s.labels["sequence"] != 1)[:, None]
+    silent = replace(s, gates=gates)
+    share = usage.frequencies(silent, kind="gates")[1]
+    assert np.isnan(share).all(axis=1).tolist() == [False, True, False]
+    found = usage.similarity(silent, measure, "sequence", "gates")
+    want = usage.similarity(s, measure, "sequence", "gates")
+    assert np.isnan(found[1]).all()
+    assert np.isnan(found[:, 1]).all()
+    np.testing.assert_array_equal(found[::2, ::2], want[::2, ::2])
+
+
+def test_behind_a_norm_the_cosine_is_that_of_what_the_norm_reads(rng):
+    gamma = rng.uniform(0.2, 3, 12)
+    moe = mixture(rng, 8, 12, 4, 2)
+    raw = rng.standard_normal((20, 12))
+    s = site(npmoe.Stack((npmoe.RMSNorm(gamma), moe)), raw)
+    read = usage.hidden_similarity(replace(s, x=raw), "cosine")
+    np.testing.assert_allclose(usage.hidden_similarity(s, "norm cosine"), read, rtol=0, atol=ROUNDING)
+    assert np.abs(usage.hidden_similarity(s) - read).max() > 0.1
+    assert np.ptp(np.linalg.norm(s.x, axis=1)) > 0.1  # one length only for a constant gamma
+    gamma[3] = 0
+    part = site(npmoe.Stack((npmoe.RMSNorm(gamma), moe)), raw)
+    rest = usage.hidden_similarity(replace(s, x=np.delete(raw, 3, axis=1), router=None), "cosine")
+    np.testing.assert_allclose(usage.hidden_similarity(part, "norm cosine"), rest, rtol=0, atol=ROUNDING)
+    for without in (site(moe, raw), site(npmoe.Residual(moe), raw)):
+        with pytest.raises(ValueError, match=r"expected before of the Site .* gamma.*got no norm"):
+            usage.hidden_similarity(without, "norm cosine")
 
 
 # The ensemble, and the mean

@@ -242,8 +242,11 @@ def sequences(
     common: float = 0.0,
     spread: float = 0.5,
     persistence: float = 1.0,
+    query: float = 0.0,
 ) -> Sequences:
     """S sequences of tokens that keep their topic: x = common * u + c_label + noise as in `topics`.
+
+    With `query` above 0 a sequence is more than its topic: its tokens share a part of their own of the noise.
 
     The sequences' first topics are as equal in number as can be. Each next token keeps the topic of the one before with
     probability `persistence`, else takes one of the others, all alike: at 1 a sequence has one topic, at 1/m its tokens
@@ -254,10 +257,12 @@ def sequences(
     n_sequences, length : S sequences of so many tokens each.
     m, common, spread : as in `topics`.
     persistence : probability 0..1.
+    query : share of the variance within topics that the tokens of a sequence have in common, 0..1.
 
     Raises
     ------
-    ValueError, TypeError : as `topics`; for a persistence outside 0..1, or below 1 where there is one topic only.
+    ValueError, TypeError : as `topics`; for a persistence or query outside 0..1, or a persistence below 1 where there
+        is one topic only.
 
     Examples
     --------
@@ -267,6 +272,7 @@ def sequences(
     """
     S, length = check.integer("n_sequences", n_sequences, 0), check.integer("length", length, 1)
     _share("persistence", persistence, "the probability that a token keeps the topic")
+    _share("query", query, "the share of the variance within topics that a sequence has in common")
     centres, u = _centres(rng, d, m, common, spread, None)
     if m == 1 and persistence < 1:
         raise ValueError(f"expected a persistence of 1, since there is one topic only; got {persistence}")
@@ -276,5 +282,8 @@ def sequences(
     # a step of 1..m-1 around the circle of topics reaches each of the others alike
     step = np.where(moves, rng.integers(1, max(m, 2), (S, length)), 0)
     label = ((start[:, None] + step.cumsum(axis=1)) % m).ravel()  # (S length,)
-    x = common * u + centres[label] + np.sqrt(spread) * rng.standard_normal((S * length, d))
-    return Sequences(x, label, np.repeat(np.arange(S), length), centres, u)
+    sequence = np.repeat(np.arange(S), length)
+    noise = rng.standard_normal((S * length, d))
+    if query:
+        noise = np.sqrt(1 - query) * noise + np.sqrt(query) * rng.standard_normal((S, d))[sequence]
+    return Sequences(common * u + centres[label] + np.sqrt(spread) * noise, label, sequence, centres, u)

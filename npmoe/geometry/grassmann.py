@@ -153,7 +153,8 @@ def principal_angles(A: Array, B: Array) -> Array:
     Parameters
     ----------
     A, B : orthonormal columns: A^T A may deviate from the identity by eps^(2/3) of its dtype (4e-11 in float64, 2e-5
-        in float32) in each element. What deviation there is does not reach the angles: it is taken out first.
+        in float32) in each element. What deviation there is does not reach the angles: it is taken out first, to eps of
+        float64. The angles are those of the columns as given: rounding to float32 had turned them by about 1e-7 before.
 
     Raises
     ------
@@ -179,11 +180,12 @@ def principal_angles(A: Array, B: Array) -> Array:
 def pairwise_angles(bases: Array) -> Array:
     """Principal angles between all pairs of E subspaces of one dimension, (E, d, r) -> (E, E, r).
 
-    Symmetric to the bit, zeros on the diagonal. Pairs are taken together, as many as memory allows.
+    Symmetric to the bit, zeros on the diagonal. Pairs are taken together, as many as memory allows. A basis that is NaN
+    throughout, that of an expert without tokens, gives a row and a column of NaN, the diagonal with them.
 
     Raises
     ------
-    ValueError : as `principal_angles`.
+    ValueError : as `principal_angles`; a basis that is NaN in part is refused.
 
     Examples
     --------
@@ -192,18 +194,23 @@ def pairwise_angles(bases: Array) -> Array:
            [1.5708, 0.    ]])
     """
     check.shaped("bases", bases, ("E", "d", "r"))
-    bases = _basis("bases", bases)
+    bases = np.asarray(bases)
     E, _, r = bases.shape
-    a, b = np.triu_indices(E, 1)
+    none = _undefined(bases)  # (E,)
+    check.finite("bases", np.where(none[:, None, None], 0, bases))  # before the rest is renumbered
+    known = np.flatnonzero(~none)
+    bases = _basis("bases", bases[known])
+    a, b = np.triu_indices(len(known), 1)
     theta = np.zeros((E, E, r))
-    theta[a, b] = theta[b, a] = _angles_of_pairs(bases, bases, a, b)
+    theta[known[a], known[b]] = theta[known[b], known[a]] = _angles_of_pairs(bases, bases, a, b)
+    theta[none], theta[:, none] = np.nan, np.nan
     return theta
 
 
 def pairwise(bases: Sequence[Array] | Array, name: str) -> Array:
     """Distances `name` between all pairs of E subspaces of any dimensions, a list of (d, k_e) -> (E, E).
 
-    Symmetric to the bit, zeros on the diagonal; missing angles as in `distance`.
+    Symmetric to the bit, zeros on the diagonal; missing angles as in `distance`; NaN as in `pairwise_angles`.
 
     Raises
     ------
@@ -216,12 +223,17 @@ def pairwise(bases: Sequence[Array] | Array, name: str) -> Array:
            [1., 0.]])
     """
     _known(name)
-    checked = [_basis(f"bases[{e}]", basis, ndim=2) for e, basis in enumerate(bases)]
+    none = np.array([_undefined(basis).all() for basis in bases], bool)  # (E,)
+    # where there is no basis its shape still counts
+    checked = [
+        _stack(f"bases[{e}]", np.zeros_like(basis), ndim=2) if none[e] else _basis(f"bases[{e}]", basis, ndim=2)
+        for e, basis in enumerate(bases)
+    ]
     if len({basis.shape[0] for basis in checked}) > 1:
         raise ValueError(f"expected bases of one width d; got {[basis.shape for basis in checked]}")
     found = np.zeros((len(checked), len(checked)))
     dims = np.array([basis.shape[1] for basis in checked], int)  # (E,)
-    groups = {k: np.flatnonzero(dims == k) for k in np.unique(dims).tolist()}
+    groups = {k: np.flatnonzero((dims == k) & ~none) for k in np.unique(dims[~none]).tolist()}
     stacks = {k: np.stack([checked[e] for e in rows]) for k, rows in groups.items()}
     for k, rows in groups.items():
         for l, columns in groups.items():
@@ -232,13 +244,14 @@ def pairwise(bases: Sequence[Array] | Array, name: str) -> Array:
             a, b = a[once], b[once]
             values = distance(_angles_of_pairs(stacks[k], stacks[l], a, b), name, missing=l - k)
             found[rows[a], columns[b]] = found[columns[b], rows[a]] = values
+    found[none], found[:, none] = np.nan, np.nan
     return found
 
 
 def _angles_of_pairs(A: Array, B: Array, a: Array, b: Array) -> Array:
     """Angles between A[a] and B[b] for lists of indices a, b (P,), from checked stacks, -> (P, q)."""
     theta = np.empty((len(a), min(A.shape[-1], B.shape[-1])))
-    for part in parts(len(a), _PIECE // max(A[0].size, B[0].size)):
+    for part in parts(len(a), _PIECE // max(A.shape[-2] * A.shape[-1], B.shape[-2] * B.shape[-1])):
         theta[part] = _principal_angles(A[a[part]], B[b[part]])
     return theta
 
@@ -547,14 +560,28 @@ def _basis(name: str, A: Array, ndim: int | None = None) -> Array:
     A = A.astype(np.float64, copy=False)
     excess = A.mT @ A - np.eye(A.shape[-1])  # (..., k, k)
     worst = np.abs(excess).max(initial=0)
-    if worst > eps ** (2 / 3):
+    norm = np.linalg.norm(excess, axis=(-2, -1)).max(initial=0)
+    # many elements, each within bounds, may still hide that columns depend on each other; below norm 1 they do not
+    if worst > eps ** (2 / 3) or norm >= 1:
         raise ValueError(
             f"expected {name} with orthonormal columns, {name}^T {name} = I to {eps ** (2 / 3):.1e}; got a deviation "
             f"of {worst:.3g} (`orthonormal` makes a basis)"
         )
-    # One step of Newton and Schulz's towards the polar factor: the same span, the deviation squared. For a basis that
-    # rounding alone made, it moves the last bits only, where another QR would add its own.
-    return A - A @ (excess / 2)
+    # Steps of Newton and Schulz's towards the polar factor: the same span, the deviation squared (times 3/4). For a
+    # basis that rounding alone made, one moves the last bits only, where another QR would add its own; single precision
+    # takes two.
+    A = A - A @ (excess / 2)
+    while norm**2 > np.finfo(np.float64).eps:
+        excess = A.mT @ A - np.eye(A.shape[-1])
+        norm = np.linalg.norm(excess, axis=(-2, -1)).max(initial=0)
+        A = A - A @ (excess / 2)
+    return A
+
+
+def _undefined(A: Array) -> Array:
+    """Which matrices (..., d, k) are NaN throughout, (...); none that are not floats, which others refuse."""
+    A = np.asarray(A)
+    return np.isnan(A).all(axis=(-2, -1)) & (A.size > 0) if A.ndim > 1 and A.dtype.kind == "f" else np.array(False)
 
 
 def _angles(theta: Array) -> Array:

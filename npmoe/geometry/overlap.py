@@ -161,21 +161,32 @@ def _masks(name: str, value: Any) -> Array:
 
 
 def _usage(name: str, value: Any) -> Array:
-    """`value` as non-negative floats (..., E); counts and masks become float64, where all of them are exact."""
+    """`value` as non-negative floats (..., E); counts and masks become float64, where all of them are exact.
+
+    So does anything below float32: float16 ends at 65 504, and sums of a few thousand shares are rounded away.
+    """
     array = np.asarray(value)
     if array.dtype.kind not in "buif" or array.ndim < 1:
         raise TypeError(
             f"expected {name} to be usage, numbers of shape (..., E); got {array.dtype} of shape {array.shape}"
         )
-    array = check.finite(name, array if array.dtype.kind == "f" else array.astype(np.float64))
+    exact = array.dtype.kind == "f" and array.dtype.itemsize >= 4
+    array = check.finite(name, array if exact else array.astype(np.float64))
     if (array < 0).any():
         raise ValueError(f"expected {name} to be non-negative; got {array.min()}")
     return array
 
 
 @_vanishing
+def _scaled(usage: Array, axis: int | None = -1) -> Array:
+    """Usage over the power of two next above its maximum along the axis: sums do not overflow, no digit changes."""
+    _, exponent = np.frexp(usage.max(axis=axis, keepdims=True, initial=0))
+    return np.ldexp(usage, -exponent)
+
+
+@_vanishing
 def _shares(name: str, value: Any) -> Array:
-    usage = _usage(name, value)
+    usage = _scaled(_usage(name, value))
     total = usage.sum(axis=-1, keepdims=True)
     return np.divide(usage, total, out=np.full_like(usage, np.nan), where=total > 0)
 
@@ -209,6 +220,12 @@ def _ratio(above: Array, below: Array) -> Array:
     return np.divide(above, below, out=out, where=below > 0)
 
 
+def _divided(above: Array, below: Array) -> Array:
+    """above / below, 0 where below is 0."""
+    shape = np.broadcast_shapes(above.shape, below.shape)
+    return np.divide(above, below, out=np.zeros(shape, np.result_type(above, below)), where=below > 0)
+
+
 def _overlap_of(both: Array, a: Array, b: Array) -> Array:
     return _ratio(both, np.maximum(a, b))
 
@@ -217,7 +234,13 @@ def _jaccard_of(both: Array, a: Array, b: Array) -> Array:
     return _ratio(both, a + b - both)
 
 
+@_vanishing
 def _weighted_jaccard(P: Array, Q: Array) -> Array:
+    tops = P.max(axis=-1, keepdims=True, initial=0), Q.max(axis=-1, keepdims=True, initial=0)
+    if max(top.max(initial=0) for top in tops) > np.finfo(np.result_type(P, Q)).max / max(1, P.shape[-1]):
+        # their sum may overflow: a pair over its own maximum, as over that of all a small pair would vanish
+        top = np.maximum(*tops)
+        P, Q = _divided(P, top), _divided(Q, top)
     return _ratio(np.minimum(P, Q).sum(axis=-1), np.maximum(P, Q).sum(axis=-1))
 
 
@@ -336,7 +359,7 @@ def top_p(P: Array, p: float = 0.8) -> Array:
     """
     if not 0 < p <= 1:
         raise ValueError(f"expected a share p within (0, 1]; got {p}")
-    usage = _usage("P", P)
+    usage = _scaled(_usage("P", P))
     # stable: ties go to the lower expert, or two platforms choose differently
     order = np.argsort(-usage, axis=-1, kind="stable")
     cumulative = np.cumsum(np.take_along_axis(usage, order, axis=-1), axis=-1)
@@ -680,6 +703,7 @@ def _centred(name: str, value: Any) -> tuple[int, Array | None]:
     check.finite(name, A)
     if not np.allclose(A, A.T, rtol=1e-6, atol=1e-6 * np.abs(A).max()):  # float32 distances differ in the last digits
         raise ValueError(f"expected {name} to be symmetric; got differences of up to {np.abs(A - A.T).max():.3g}")
+    A = np.ldexp(A, -np.frexp(np.abs(A).max())[1])  # the norm of huge distances would overflow
     pairs = A[~np.eye(n, dtype=bool)]
     if np.ptp(pairs) <= 1e-14 * np.abs(pairs).max():
         return n, None
@@ -761,12 +785,12 @@ def noise_floor(
     >>> noise_floor(np.ones((6, 4)), None, np.random.default_rng(0), draws=2)
     array([0., 0.])
     """
-    usage = _rows("P", P)
+    usage = _scaled(_rows("P", P), axis=None)
     kind = _measure(measure).kind
     out = np.empty(check.integer("draws", draws, 1))
     for draw in range(draws):
         half = split_halves(len(usage), rng, groups)
-        both = _shares("P", np.stack([half, ~half]).astype(usage.dtype) @ usage)  # (2, E)
+        both = _shares("P", _together(np.stack([half, ~half], axis=1).astype(usage.dtype), usage))  # (2, E)
         if np.isnan(both).any():
             raise ValueError("expected usage in every half of P; got a half that uses no expert")
         out[draw] = MEASURES[measure].function(*(top_p(both, p) if kind == "sets" else both))
@@ -815,7 +839,12 @@ def match(P: Array, Q: Array) -> Array:
     P, Q = _both(_rows, P, Q)
     if len(P) != len(Q):
         raise ValueError(f"expected usage of the same tokens; got {len(P)} and {len(Q)}")
-    return _assigned(P.T @ Q)
+    return _assigned(_together(_scaled(P, axis=None), _scaled(Q, axis=None)))
+
+
+@_vanishing
+def _together(P: Array, Q: Array) -> Array:
+    return P.T @ Q
 
 
 def _assigned(together: Array) -> Array:
@@ -840,6 +869,11 @@ def matched_overlap(
     ----------
     P, Q : (n, E) usage of the same n tokens, booleans where the measure is one of sets.
     halves : (n,) booleans, True where the matching is fitted: `split_halves` with groups. Drawn with rng unless given.
+
+    Raises
+    ------
+    ValueError, TypeError : as `match`; for a token whose measure is undefined, such as one that uses no expert: leave
+        it out of both, or every mean would be NaN.
 
     Examples
     --------
@@ -867,7 +901,11 @@ def matched_overlap(
     rest = ~halves
 
     def mean(rows: Array, order: Array | slice) -> float:
-        return float(np.mean(function(P[rows], Q[rows][:, order])))
+        values = function(P[rows], Q[rows][:, order])
+        if np.isnan(values).any():
+            token = np.flatnonzero(rows)[np.isnan(values)][0]
+            raise ValueError(f"expected tokens whose {measure} is defined; got no expert used at token {token}")
+        return float(np.mean(values))
 
     return Matched(mean(rest, slice(None)), mean(halves, order), mean(rest, order), order)
 

@@ -18,6 +18,7 @@ __all__ = [
     "marchenko_pastur",
     "marchenko_pastur_k",
     "numerical_rank",
+    "off_diagonal",
     "participation",
     "rms_cosine",
     "share",
@@ -168,6 +169,17 @@ def cosines(A: Array) -> Array:
     return total.astype(A.dtype, copy=False)
 
 
+def off_diagonal(table: Array) -> Array:
+    """What a symmetric table says of each pair of experts, (E, E, ...) -> (E (E - 1)/2, ...).
+
+    Examples
+    --------
+    >>> off_diagonal(np.array([[1.0, 0.5], [0.5, 1.0]]))
+    array([0.5])
+    """
+    return table[np.triu_indices(len(table), 1)]
+
+
 def rms_cosine(cosines: Array) -> float:
     """Root mean square over all pairs of different matrices, from (E, E); NaN where no pair is defined.
 
@@ -176,7 +188,7 @@ def rms_cosine(cosines: Array) -> float:
     >>> rms_cosine(np.array([[1.0, 0.5], [0.5, 1.0]]))
     0.5
     """
-    pairs = cosines[np.triu_indices(len(cosines), 1)]
+    pairs = off_diagonal(cosines)
     pairs = pairs[~np.isnan(pairs)]
     return float(np.sqrt(np.mean(pairs**2))) if pairs.size else float("nan")
 

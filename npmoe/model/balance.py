@@ -54,12 +54,14 @@ class Balance:
     variance : importance. "population" divides by E; "sample" by E - 1, as PyTorch's `var` does unless told.
     pool, layers : what `pooled` does with several layers: "per layer", of which `layers` takes the "mean" or the
         "sum"; or "pooled", f and P (or the importance) over the tokens of all layers before the product.
-    mask : array (n,) of booleans or non-negative weights: which tokens count (not padding); None, all do.
+    mask : array (n,) of booleans, integers or non-negative weights: which tokens count (not padding); None, all do. It
+        goes with batches of these n tokens, and in `fit` therefore with one fixed batch.
 
     Raises
     ------
     ValueError, TypeError : for a switch that is unknown; when called, for NaN in the scores, choices that are not k
-        different experts of 0..E-1, shapes that do not fit, or a mask that leaves no token.
+        different experts of 0..E-1, shapes that do not fit, a mask that leaves no token, or (importance, "kept") gates
+        of the chosen that all vanish.
 
     Examples
     --------
@@ -98,10 +100,12 @@ class Balance:
         """scores (n, E), chosen (n, k), best first -> value, dvalue/dscores (n, E) of the scores' dtype."""
         scores, chosen = _checked(scores, chosen)
         s = scores.astype(np.result_type(scores, np.float64), copy=False)  # the value is summed in double precision
-        value, ds = _LOSSES[self.kind](self, s, chosen, _shares(self.mask, len(s)))
-        value = self.weight * value
+        w = _shares(self.mask, len(s))
+        with np.errstate(under="ignore"):  # probabilities of saturated scores vanish, and what is multiplied by them
+            value, ds = _LOSSES[self.kind](self, s, chosen, w)
+            value, ds = self.weight * value, (self.weight * ds).astype(scores.dtype, copy=False)
         # complex in, complex out: the complex step of the tests
-        return (value if s.dtype.kind == "c" else float(value)), (self.weight * ds).astype(scores.dtype, copy=False)
+        return (value if s.dtype.kind == "c" else float(value)), ds
 
 
 def _checked(scores: Any, chosen: Any) -> tuple[Array, Array]:
@@ -129,9 +133,18 @@ def _shares(mask: Any, n: int) -> Array:
     if mask is None:
         return np.full(n, 1 / n)
     mask = np.asarray(mask)
-    w = check.weights("mask", mask.astype(np.float64) if mask.dtype.kind == "b" else mask, n).astype(np.float64)
+    if mask.shape != (n,):
+        raise ValueError(
+            f"expected mask of shape ({n},); got {mask.shape}: a mask is that of one fixed batch, a number for each of "
+            f"its tokens, and does not go with batches of another size"
+        )
+    # counts and attention masks are whole numbers
+    w = check.weights("mask", mask.astype(np.float64) if mask.dtype.kind in "biu" else mask, n).astype(np.float64)
     w = w / w.max()  # the sum of subnormal weights must not be 0
     return w / w.sum()
+
+
+_VANISHED = float(np.finfo(np.float64).tiny / np.finfo(np.float64).eps)  # a sum below it has lost digits to underflow
 
 
 # ---- the losses ----------------------------------------------------------------------------------------------------
@@ -168,6 +181,11 @@ def _importance(balance: Balance, s: Array, chosen: Array, w: Array) -> tuple[fl
     q = softmax(np.where(on, s, -np.inf) if balance.gates == "renormalized" else s)  # (n, E)
     importance = w @ (on * q)  # (E,)
     total = importance.sum()
+    if total.real < _VANISHED:
+        raise ValueError(
+            f"expected chosen experts whose gates do not all vanish; got gates of sum {total.real:.3g}, 'kept' of a "
+            f"softmax over all {E}: the choice is not of these scores, and CV^2 of their importance is 0/0"
+        )
     r = importance / total
     away = r - 1 / E
     scale = E * E / (E - 1) if balance.variance == "sample" and E > 1 else float(E)
@@ -231,7 +249,8 @@ def pooled(balance: Balance, scores: Sequence[Array], chosen: Sequence[Array]) -
     if balance.pool == "per layer":
         share = 1 / L if balance.layers == "mean" else 1.0
         values, dscores = zip(*(balance(s, c) for s, c in pairs), strict=True)
-        return sum(values) * share, [ds * ds.real.dtype.type(share) for ds in dscores]
+        with np.errstate(under="ignore"):  # gradients that are nearly 0
+            return sum(values) * share, [ds * ds.real.dtype.type(share) for ds in dscores]
     sizes = {(s.shape[1], c.shape[1]) for s, c in pairs}
     if len(sizes) > 1:
         raise ValueError(f"expected layers of one number of experts and of choices to pool; got (E, k) of {sizes}")
@@ -408,7 +427,8 @@ def _candidates(
         pools = [("per layer", "mean", "; mean of layers"), ("per layer", "sum", "; sum of layers")]
         pools += [("pooled", "mean", "; layers pooled")]
     masks = [(None, "")] if mask is None else [(mask, "; masked"), (None, "; mask ignored")]
-    inputs = [([s for s, _ in pairs], ""), ([softmax(s) for s, _ in pairs], "; FAULT: softmax taken twice")]
+    with np.errstate(under="ignore"):  # probabilities of saturated scores vanish
+        inputs = [([s for s, _ in pairs], ""), ([softmax(s) for s, _ in pairs], "; FAULT: softmax taken twice")]
     chosen = [c for _, c in pairs]
     for scores, fault in inputs:
         for tokens, masked in masks:

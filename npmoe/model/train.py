@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from npmoe.calculus import check, tree
 from npmoe.calculus.memory import keep_heap
 from npmoe.calculus.threads import one_blas_thread
 from npmoe.model.adam import Adam
+from npmoe.model.balance import Balance as Layered
+from npmoe.model.balance import pooled
 from npmoe.model.expert import Expert
 from npmoe.model.moe import MoE, MoETrace
 
@@ -56,8 +58,11 @@ def fit(
     lr : Adam's step size.
     balance : a loss on the routing, such as a `npmoe.model.balance.Balance`: scores (n, E), chosen (n, k) -> value,
         dvalue/dscores (n, E). Every `MoE` in the model gets it, whether it is the model itself or stands in a `Stack`
-        or `Residual`, and their losses add up; the gradient reaches the router and the layers in front of it.
-        It is trained on, but is not part of the loss that is reported.
+        or `Residual`; the gradient reaches the router and the layers in front of it. Of several mixtures a `Balance`
+        makes one loss, as its `pool` and `layers` say (by default the mean over mixtures, see
+        `npmoe.model.balance.pooled`); any other function is called for each mixture by itself, and their losses add
+        up. A `Balance` with a mask goes with a fixed batch of as many tokens. It is trained on, but is not part of the
+        loss that is reported.
     frozen : names of leaves, or of branches such as "router" or "experts.0", that stay as they are.
 
     Yields
@@ -69,7 +74,8 @@ def fit(
     Raises
     ------
     ValueError, TypeError : at the call, for shapes that do not fit, NaN in x or y, a frozen name that the model
-        does not have, or a balance loss without a `MoE`; at the step, for what a function gave.
+        does not have, or a balance loss without a `MoE`; at the step, for what a function gave, or a `Balance` that
+        does not fit the mixtures: pooled over some that differ in E or k, or a mask of another number of tokens.
 
     Examples
     --------
@@ -115,26 +121,56 @@ def _targets(name: str, y: Any, prediction: Array) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
+class _Pooled:
+    """A `Balance` over all mixtures of one forward pass: each with its trace, in order, then its gradients (n, E)."""
+
+    balance: Layered
+    seen: list[tuple[MoE, MoETrace]] = field(default_factory=list)
+    found: list[Array] = field(default_factory=list)
+
+    def gradient(self, trace: MoETrace) -> Array:
+        """dvalue/dscores (n, E) of the mixture that left this trace; computed for all of them at the first call."""
+        if not self.found:
+            scores = [moe.scores(each.x) for moe, each in self.seen]
+            chosen = [each.routing.chosen for _, each in self.seen]
+            # one mixture has nothing to be pooled with
+            alone = len(self.seen) == 1
+            self.found.extend(
+                [self.balance(scores[0], chosen[0])[1]] if alone else pooled(self.balance, scores, chosen)[1]
+            )
+        return next(ds for (_, each), ds in zip(self.seen, self.found, strict=True) if each is trace)
+
+
+@dataclass(frozen=True, eq=False)
 class _Balanced:
-    """A mixture in a backward pass: `MoE.vjp`, with the balance loss's gradient added at the scores."""
+    """A mixture in training: `MoE.vjp`, with the balance loss's gradient added at the scores."""
 
     moe: MoE
-    balance: Balance
+    balance: "Balance | _Pooled"
 
     @property
     def widths(self) -> tuple[int, int]:
         """(d, o)."""
         return self.moe.widths
 
+    def forward(self, x: Array) -> tuple[Array, MoETrace]:
+        """x (n, d) -> y (n, o) and what `vjp` reads; a pooled loss notes the scores and the choice."""
+        y, trace = self.moe.forward(x)
+        if isinstance(self.balance, _Pooled):
+            self.balance.seen.append((self.moe, trace))
+        return y, trace
+
     def vjp(self, trace: MoETrace, dy: Array, wrt_x: bool = True) -> tuple[Array | None, MoE]:
         """dy (n, o) -> dx (n, d) and the gradient, a MoE."""
+        if isinstance(self.balance, _Pooled):
+            return self.moe.vjp(trace, dy, wrt_x, dscores=self.balance.gradient(trace))
         scores = self.moe.scores(trace.x)  # (n, E)
         dscores = self.balance(scores, trace.routing.chosen)[1]
         check.shaped("the balance loss's gradient", dscores, scores.shape, "the scores")
         return self.moe.vjp(trace, dy, wrt_x, dscores=dscores)
 
 
-def _balanced(layer: Any, balance: Balance) -> Any:
+def _balanced(layer: Any, balance: "Balance | _Pooled") -> Any:
     """The layer, with each mixture in it `_Balanced`; the same object where it holds none."""
     if isinstance(layer, MoE):
         return _Balanced(layer, balance)
@@ -180,16 +216,18 @@ def _fit(
     calm = nullcontext if isinstance(model, Expert) else one_blas_thread
     for step in range(steps + 1):
         batch = _inputs(f"x({step})", x(step), model) if callable(x) else x
+        # anew each step: a pooled loss knows the mixtures of one forward pass
+        loss_of = _Pooled(balance) if isinstance(balance, Layered) else balance
+        running = model if loss_of is None else _balanced(model, loss_of)
         with calm():
-            prediction, trace = model.forward(batch)
+            prediction, trace = running.forward(batch)
         target = _targets(f"y({step})", y(step), prediction) if callable(y) else y
         loss, dy = mse(prediction, target)
         yield step, loss, model
         if step == steps:
             return
         with calm():
-            backward = model if balance is None else _balanced(model, balance)
-            _, dmodel = backward.vjp(trace, dy, wrt_x=False)
+            _, dmodel = running.vjp(trace, dy, wrt_x=False)
             gradient = tree.flatten(dmodel)
             if frozen is not None:
                 gradient[frozen] = 0  # Adam's step is then exactly zero

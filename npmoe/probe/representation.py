@@ -44,10 +44,14 @@ def overlaps(axes: Array) -> Array:
     >>> overlaps(np.stack([plane, plane[:, ::-1]]))[0, 1]
     array([0., 1.])
     """
-    squares = np.einsum("aij,bik->abjk", axes, axes, optimize=True) ** 2  # (E, E, d, d)
-    corner = squares.cumsum(axis=2).cumsum(axis=3)
-    r = np.arange(corner.shape[-1])
-    return corner[:, :, r, r] / (r + 1)
+    E, d, _ = axes.shape
+    larger = np.maximum.outer(np.arange(d), np.arange(d)).ravel()  # entry (i, j) counts from r = max(i, j) + 1 on
+    out = np.empty((E, E, d))
+    for a in range(E):
+        for b in range(a, E):
+            squares = (axes[a].T @ axes[b]) ** 2  # (d, d)
+            out[a, b] = out[b, a] = np.bincount(larger, squares.ravel(), d).cumsum() / np.arange(1, d + 1)
+    return out
 
 
 def routed_pca(site: Site, weighting: str = "gates", h: Array | None = None, center: bool = True) -> Pca:

@@ -81,7 +81,8 @@ class Site:
     experts : sequence of E experts, maybe lazy; None for a recorded trace.
     router : object with ``scores(x)``, ``gates(x)``, ``jacobian(x)``, ``matrix``, ``bias``; or None.
     before : what stands in front (`Before`), or None.
-    always : how many of the last experts every token visits without being routed.
+    always : how many of the last experts every token visits without being routed: no choice names them, and a router's
+        matrix has no rows for them.
     labels : arrays (n,) by name: token, sequence, topic, layer.
 
     Raises
@@ -128,7 +129,12 @@ class Site:
                 raise ValueError(f"expected chosen of {of} within 0..{E - 1}; got {chosen.min()}..{chosen.max()}")
         if self.experts is not None and len(self.experts) != E:
             raise ValueError(f"expected {E} experts of {of}, one a column of gates; got {len(self.experts)}")
-        check.integer("always", self.always, 0, E, of)
+        routed = E - check.integer("always", self.always, 0, E, of)
+        if self.chosen is not None and np.size(self.chosen) and np.max(self.chosen) >= routed:
+            raise ValueError(
+                f"expected chosen of {of} among the {routed} routed experts, before the {self.always} that are visited "
+                f"always; got {np.max(self.chosen)}"
+            )
         for key, label in self.labels.items():
             if np.shape(label) != (n,):
                 raise ValueError(f"expected label {key!r} of {of} of shape ({n},); got {np.shape(label)}")

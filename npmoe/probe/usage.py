@@ -5,10 +5,14 @@ n tokens, d width, o output width, E experts, k experts a token, r rank, S group
 W (E, d) is here always the router's matrix over its temperature, w_e its rows, C = I - 11^T/E centres over experts,
 Delta = W (x - y). Gates see the scores only up to a constant, so all that routing knows of x is C W x. Everything is
 computed in float64, whatever the model's dtype: float32 numbers are float64 numbers too.
+
+Of a Site with experts that every token visits unrouted (`always`), E is everywhere here the number of the routed ones,
+site.E - site.always: no router chose the others, and the router's matrix has no rows for them. `ambiguity` alone, which
+is about outputs, takes them all.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,17 +56,31 @@ _EPS = float(np.finfo(np.float64).eps)
 _PIECE = 1 << 21  # numbers that `radius` holds at a time: 16 MB
 
 
+def _routed(site: Site) -> int:
+    """Number of experts that the router chooses from."""
+    if site.always == site.E:
+        raise ValueError(f"expected routed experts of the Site {site.name!r}; got {site.E}, all visited always")
+    return site.E - site.always
+
+
 def _weights(site: Site, probe: str) -> tuple[Array, Array]:
     """W (E, d) and bias (E,), both over the temperature, in float64; a router that knows none has temperature 1."""
     site.need(probe, "router")
-    router = site.router
+    router: Any = site.router
     temperature = float(getattr(router, "temperature", 1.0))
-    W = np.asarray(router.matrix, np.float64) / temperature  # type: ignore[union-attr]
-    b = np.zeros(len(W)) if router.bias is None else np.asarray(router.bias, np.float64)  # type: ignore[union-attr]
-    if W.shape != (site.E, site.x.shape[1]):
+    effective = getattr(router, "effective", None)
+    # one that is narrower than float64 was rounded by its division, while scores of float64 x are not: allowances are
+    # of float64, so that it is divided once more where it can be
+    if effective is None or (np.asarray(effective).dtype != np.float64 and hasattr(router, "temperature")):
+        effective = np.asarray(router.matrix, np.float64) / temperature
+    W = np.asarray(effective, np.float64)
+    b = np.zeros(len(W)) if router.bias is None else np.asarray(router.bias, np.float64)
+    wanted = (_routed(site), site.x.shape[1])
+    if W.shape != wanted:
+        unrouted = f" but the last {site.always}, which are visited always" if site.always else ""
         raise ValueError(
-            f"expected a router matrix of shape {(site.E, site.x.shape[1])} of the Site {site.name!r}, a row for each "
-            f"column of gates; got {W.shape}"
+            f"expected a router matrix of shape {wanted} of the Site {site.name!r}, a row for each column of "
+            f"gates{unrouted}; got {W.shape}"
         )
     return W, b / temperature
 
@@ -73,19 +91,18 @@ def _x(site: Site) -> Array:
 
 def _scores(site: Site, x: Array) -> Array:
     """The router's own scores of x, (n, E), in float64."""
-    return np.asarray(site.router.scores(x), np.float64)  # type: ignore[union-attr]
+    return np.asarray(site.router.scores(x), np.float64)[:, : _routed(site)]  # type: ignore[union-attr]
 
 
 # ---- what the router can see ---------------------------------------------------------------------------------------
 
 
 class _Seen(NamedTuple):
-    """C W (E, d) taken apart: sigma (r,), row (d, r), null (d, d - r), and what counts as zero among sigma."""
+    """C W (E, d) taken apart: sigma (r,), row (d, r), and what counts as zero among sigma."""
 
     CW: Array
     sigma: Array
     row: Array
-    null: Array
     zero: float
 
 
@@ -93,11 +110,11 @@ def _seen(site: Site, probe: str) -> _Seen:
     W, _ = _weights(site, probe)
     E, d = W.shape
     CW = W - W.mean(axis=0)
-    _, sigma, Vt = np.linalg.svd(CW)  # Vt (d, d)
+    _, sigma, Vt = np.linalg.svd(CW, full_matrices=False)  # Vt (min(E, d), d): the kernel is projected on, not spanned
     # beside sigma_1(W), not sigma_1(C W): the subtraction rounds by the size of W, whose rows may share a large mean
     zero = max(E, d) * _EPS * float(np.linalg.norm(W, 2))
     r = min(int((sigma > zero).sum()), E - 1)
-    return _Seen(CW, sigma[:r], Vt[:r].T, Vt[r:].T, zero)
+    return _Seen(CW, sigma[:r], Vt[:r].T, zero)
 
 
 def centred(site: Site) -> Array:
@@ -142,7 +159,7 @@ def row_basis(site: Site) -> Array:
 def null_basis(site: Site) -> Array:
     """Orthonormal basis of ker(C W), (d, d - r): the directions of x that routing cannot see; rank as in `row_basis`.
 
-    d - r is at least d - E + 1.
+    d - r is at least d - E + 1. It holds d (d - r) numbers and takes a singular value decomposition with all d vectors.
 
     Raises
     ------
@@ -156,7 +173,8 @@ def null_basis(site: Site) -> Array:
     >>> bool(np.allclose(s.router.gates(s.x + 100 * null_basis(s)[:, 0]), s.gates))
     True
     """
-    return _seen(site, "null_basis").null
+    seen = _seen(site, "null_basis")
+    return np.linalg.svd(seen.CW)[2][len(seen.sigma) :].T  # of all d directions, which nothing else here needs
 
 
 class RowShare(NamedTuple):
@@ -232,7 +250,7 @@ def radius(site: Site) -> Radius:
     True
     """
     W, b = _weights(site, "radius")
-    n, E = site.n, site.E
+    n, E = site.n, _routed(site)
     chosen = site.chosen
     if chosen is None or chosen.shape[1] == E:
         return Radius(np.full(n, np.inf), np.full(n, -1), np.full(n, -1))
@@ -310,7 +328,9 @@ def null_pair(site: Site, rows: Array, cosine: float | Array, rng: Rng) -> Array
     rows : integer array (m,), tokens of the Site; or floats (m, d), hidden states themselves.
     cosine : number or array (m,) within (-b/|x|, 1], where b = |x - Pi x|. Nothing else can be attained: the cosine
         (|Pi x|^2 + <x, v>)/(|x| |y|) is 1 for v = x - Pi x, and falls to -b/|x| as v grows the other way. Where Pi x
-        is zero all of [-1, 1] can (of a one-dimensional kernel the ends alone), where the kernel is, 1 alone.
+        is zero all of [-1, 1] can (of a one-dimensional kernel the ends alone), where the kernel is, 1 alone. Pi x is
+        zero where |C W x| is no more than the rounding of C W itself, 4 max(E, d) eps sigma_1(W) |x|: no gate tells
+        such an x from one inside the kernel.
 
     Raises
     ------
@@ -333,18 +353,25 @@ def null_pair(site: Site, rows: Array, cosine: float | Array, rng: Rng) -> Array
     length = np.linalg.norm(x, axis=1)
     if not length.all():
         raise ValueError(f"expected x other than 0, which has no cosine; got 0 at row {int(length.argmin())}")
-    z = x @ seen.null  # (m, d - r)
-    a, b = np.linalg.norm(x @ seen.row, axis=1), np.linalg.norm(z, axis=1)
-    _attainable(want, a, b, length, seen.null.shape[1])
-    if not seen.null.shape[1]:
+    Q = seen.row
+    d, free = len(Q), len(Q) - Q.shape[1]
+    z = _hidden(x, Q)  # (m, d)
+    a, b = np.linalg.norm(x @ Q, axis=1), np.linalg.norm(z, axis=1)
+    # not beside |x| alone: a weak direction of C W turns by eps sigma_1/sigma_min, but what it does to scores is small
+    a = np.where(np.linalg.norm(x @ seen.CW.T, axis=1) <= 4 * seen.zero * length, 0, a)
+    # the projection's own rounding, d terms of it, is no direction either
+    z[b <= 4 * d * _EPS * length] = 0
+    b = np.where(b <= 4 * d * _EPS * length, 0, b)
+    _attainable(want, a, b, length, free)
+    if not free:
         return x.copy()
-    p, q = _directions(z, rng)  # (m, d - r) each
+    p, q = _directions(z, Q, rng)  # (m, d) each
     # v runs along u = c p + sqrt(1 - c^2) q. In the plane of Pi x and u, x has the length R and the angle phi, and y
     # some angle theta: cosine |x| = R cos(theta - phi). Attainable for c above `least`; half of what is left is drawn.
     g = want * length
     least = np.where(g < 0, (g / np.where(b > 0, b, 1)) ** 2, np.maximum(g**2 - a**2, 0) / np.where(b > 0, b, 1) ** 2)
     least = np.minimum(least, 1)
-    alone = (seen.null.shape[1] == 1) | (a == 0)
+    alone = (free == 1) | (a == 0)
     c = np.sqrt(np.where(alone, 1, least + (1 - least) * rng.uniform(0.5, 1, len(x))))
     u = c[:, None] * p + np.sqrt(1 - c**2)[:, None] * q
     phi, R = np.arctan2(b * c, a), np.hypot(a, b * c)
@@ -352,7 +379,12 @@ def null_pair(site: Site, rows: Array, cosine: float | Array, rng: Rng) -> Array
     v = (a * np.tan(np.where(a > 0, theta, 0)))[:, None] * u
     # x inside the kernel: y is any vector of it, taken as long as x
     within = length[:, None] * (want[:, None] * p + np.sqrt(np.maximum(1 - want**2, 0))[:, None] * q)
-    return x @ seen.row @ seen.row.T + np.where((a > 0)[:, None], v, within) @ seen.null.T
+    return x @ Q @ Q.T + np.where((a > 0)[:, None], v, within)
+
+
+def _hidden(x: Array, Q: Array) -> Array:
+    """x less its part in the span of Q (d, r)."""
+    return x - (x @ Q) @ Q.T
 
 
 def _attainable(want: Array, a: Array, b: Array, length: Array, free: int) -> None:
@@ -370,15 +402,18 @@ def _attainable(want: Array, a: Array, b: Array, length: Array, free: int) -> No
         raise ValueError(f"expected a cosine {span}, all that can be attained at row {at}; got {want[at]}")
 
 
-def _directions(z: Array, rng: Rng) -> tuple[Array, Array]:
-    """Unit vectors along z (random where z is 0) and random ones orthogonal to them (0 in one dimension)."""
-    random = rng.standard_normal((2, *z.shape))
-    p = np.where((z != 0).any(axis=1, keepdims=True), z, random[0])
+def _directions(z: Array, Q: Array, rng: Rng) -> tuple[Array, Array]:
+    """Unit vectors orthogonal to Q, (m, d) each: along z (random where z is 0), and random ones orthogonal to those (0
+    where one dimension is left beside Q)."""
+    p, q = rng.standard_normal((2, *z.shape))
+    p = np.where((z != 0).any(axis=1, keepdims=True), z, p)
+    for _ in range(2):  # twice: what is left of Q after once is its rounding over |p|, which may be small
+        p = _hidden(p / np.linalg.norm(p, axis=1, keepdims=True), Q)
     p = p / np.linalg.norm(p, axis=1, keepdims=True)
-    if z.shape[1] == 1:
+    if len(Q) - Q.shape[1] == 1:
         return p, np.zeros_like(p)
-    q = random[1]
-    for _ in range(2):  # twice: what is left of p after once is its rounding over |q|, which may be small
+    for _ in range(2):
+        q = _hidden(q, Q)
         q = q - np.einsum("nd,nd->n", p, q)[:, None] * p
         q = q / np.linalg.norm(q, axis=1, keepdims=True)
     return p, q
@@ -476,8 +511,8 @@ def bounds(site: Site, other: Array, rng: Rng | None = None) -> Statements:
     - "lipschitz by sigma_1, soft gates": the same left side <= 1/2 sigma_1(C W) |x - y|;
     - "total variation, soft gates": 1/2 |q(x) - q(y)|_1 <= tanh(span(Delta)/4);
     - "lipschitz, one set", "total variation, one set": the same for g on pairs whose chosen sets agree. C and span go
-      over the chosen set where gates sum to 1, else (Switch) over all experts, since g is there a part of q. `broken`
-      counts pairs of different sets with more than the soft bound allows.
+      over the chosen set for pairs of which both gates sum to 1, else (Switch) over all experts, since g is there a
+      part of q. `broken` counts pairs of different sets with more than the soft bound allows.
     - "hilbert, soft gates": span(log q(x) - log q(y)) = span(Delta); left is the difference, right the allowance;
     - "row part, soft gates": |Pi (x - y)| <= |C (log q(x) - log q(y))|_2 / sigma_min+(C W), Pi projects on row(C W);
     - "radius, inside": no point at 0.999 r(x) has another set, in three random directions and the worst one. The ratio
@@ -512,7 +547,7 @@ def bounds(site: Site, other: Array, rng: Rng | None = None) -> Statements:
     """
     seen = _seen(site, "bounds")
     x, y = _pairs(site, other)
-    E = site.E
+    E = _routed(site)
     k = E if site.chosen is None else site.chosen.shape[1]
     sx, sy = _scores(site, x), _scores(site, y)  # (m, E)
     Delta = (x - y) @ seen.CW.T  # (m, E), centred: by another way than the scores
@@ -533,8 +568,10 @@ def bounds(site: Site, other: Array, rng: Rng | None = None) -> Statements:
 
     Tx, Ty = (mask(top_k(s, k), E) for s in (sx, sy))
     same = (Tx == Ty).all(axis=1)
-    gx, gy = (np.asarray(site.router.gates(t), np.float64) for t in (x, y))  # type: ignore[union-attr]
-    over = Tx if _convex(site) else np.ones_like(Tx)
+    raw = [np.asarray(site.router.gates(t))[:, :E] for t in (x, y)]  # type: ignore[union-attr]
+    # of each pair: gates of Switch sum to 1 as well where they saturate, and its partner's need not
+    over = Tx | ~(_convex(raw[0]) & _convex(raw[1]))[:, None]
+    gx, gy = (g.astype(np.float64) for g in raw)
     away, tv = np.linalg.norm(gx - gy, axis=1), np.abs(gx - gy).sum(axis=1) / 2
     broken = [int((~same & (left > right)).sum()) for left, right in ((away, half + in_two), (tv, most + in_one))]
     tanh = np.tanh(_span(Delta, over) / 4)
@@ -572,10 +609,10 @@ def _lse(scores: Array) -> Array:
         return logsumexp(scores)[:, None]
 
 
-def _convex(site: Site) -> bool:
-    """Whether all gates sum to 1, within the rounding of their own dtype."""
-    eps = float(np.finfo(site.gates.dtype).eps)
-    return bool(np.abs(site.gates.sum(axis=1, dtype=np.float64) - 1).max() <= _gamma(2 * (site.E + 8), eps))
+def _convex(gates: Array) -> Array:
+    """Whose gates (n, E) sum to 1, within the rounding of their own dtype, (n,)."""
+    eps = float(np.finfo(gates.dtype).eps)
+    return np.abs(gates.sum(axis=1, dtype=np.float64) - 1) <= _gamma(2 * (gates.shape[1] + 8), eps)
 
 
 def _radius_statements(site: Site, k: int, rng: Rng) -> list[Statement]:
@@ -587,8 +624,8 @@ def _radius_statements(site: Site, k: int, rng: Rng) -> list[Statement]:
     finite = np.isfinite(r) & (r > 0)
     x, r, u = x[finite], r[finite], _normals(site, found)[finite]
     chosen = np.asarray(site.chosen)[finite]
-    on = mask(chosen, site.E)
     W, _ = _weights(site, "bounds")
+    on = mask(chosen, len(W))
     pair = r * np.linalg.norm(W[found.inside[finite]] - W[found.outside[finite]], axis=1)  # the margin that is used up
 
     def gap(y: Array) -> Array:
@@ -596,7 +633,7 @@ def _radius_statements(site: Site, k: int, rng: Rng) -> list[Statement]:
         return np.where(on, s, np.inf).min(axis=1) - np.where(on, -np.inf, s).max(axis=1)
 
     def same(y: Array) -> Array:
-        return (mask(top_k(_scores(site, y), k), site.E) == on).all(axis=1)
+        return (mask(top_k(_scores(site, y), k), len(W)) == on).all(axis=1)
 
     here = gap(x)
 
@@ -644,7 +681,9 @@ def wall(site: Site, rng: Rng, eps: Iterable[float] = tuple(10.0 ** np.arange(-4
 
     Below the radius they tend to |J u|, just beyond it they are about |jump|/eps. On the wall s_e = s_j the expert j
     takes e's place with the same gate, so the jump is g_e (f_j - f_e) there, in closed form, with gates renormalized or
-    not. It takes two experts whose rows differ from all others'; soft routing has no wall, and its jump is 0.
+    not. It takes two experts whose rows differ from all others'; soft routing has no wall, and its jump is 0. The layer
+    is ``router.moe``: experts that are visited always and that it does not hold add nothing to the jump, and are not
+    in the quotients nor in the slopes.
 
     Parameters
     ----------
@@ -720,17 +759,17 @@ def _jump(site: Site, found: Radius) -> Array:
 # ---- usage and hidden states, as similarities ----------------------------------------------------------------------
 
 #: Kinds of `hidden_similarity`.
-HIDDEN = ("cosine", "centred cosine", "euclidean", "row cosine", "row euclidean")
+HIDDEN = ("cosine", "centred cosine", "euclidean", "row cosine", "row euclidean", "norm cosine")
 
 
 def usage(site: Site, kind: str = "sets") -> Array:
     """Who is used by each token, (n, E): 0 or 1 by the chosen sets ("sets"), or the gates ("gates").
 
-    Without a choice all experts are used.
+    Without a choice all experts are used. E counts the routed experts: those that are visited always have no column.
 
     Raises
     ------
-    ValueError : for an unknown kind.
+    ValueError : for an unknown kind, or a Site of which no expert is routed.
 
     Examples
     --------
@@ -739,13 +778,14 @@ def usage(site: Site, kind: str = "sets") -> Array:
     array([[1., 1., 0.],
            [0., 1., 1.]])
     """
+    E = _routed(site)
     if kind == "gates":
-        return np.asarray(site.gates, np.float64)
+        return np.asarray(site.gates[:, :E], np.float64)
     if kind != "sets":
         raise ValueError(f"expected a kind of usage, 'sets' or 'gates'; got {kind!r}")
     if site.chosen is None:
-        return np.ones((site.n, site.E))
-    return mask(site.chosen, site.E).astype(np.float64)
+        return np.ones((site.n, E))
+    return mask(site.chosen, E).astype(np.float64)
 
 
 def _means(site: Site, values: Array, label: str) -> tuple[Array, Array]:
@@ -762,7 +802,8 @@ def _means(site: Site, values: Array, label: str) -> tuple[Array, Array]:
 def frequencies(site: Site, label: str = "sequence", kind: str = "sets") -> tuple[Array, Array]:
     """How often each group of tokens uses each expert: groups (S,), sorted, and shares (S, E) that sum to 1.
 
-    Shares of all choices ("sets"), or of the gates' sum ("gates"); NaN for a group whose gates are all 0.
+    Shares of all choices ("sets"), or of the gates' sum ("gates"), of routed experts; the row of a group whose gates
+    are all 0 is NaN.
 
     Raises
     ------
@@ -789,12 +830,14 @@ def hidden_similarity(site: Site, kind: str = "cosine", label: str | None = None
     Parameters
     ----------
     kind : "cosine" of x; "centred cosine", of x less its mean over tokens; "euclidean", -|x - y|, 0 at most; "row
-        cosine" and "row euclidean", the same of C W x, what routing can see (these need a router). A cosine with a
-        zero vector is NaN.
+        cosine" and "row euclidean", the same of C W x, what routing can see (these need a router); "norm cosine", of
+        x/gamma where an RMSNorm stands in front: the cosine of what the norm reads. A gamma of 0 hides its feature,
+        which counts as 0. A cosine with a zero vector is NaN.
 
     Raises
     ------
-    ValueError : for an unknown kind, a label that the Site does not have, or no router where one is needed.
+    ValueError : for an unknown kind, a label that the Site does not have, or no router where one is needed; for "norm
+        cosine" where `before` has no norm with a gamma.
 
     Examples
     --------
@@ -810,6 +853,9 @@ def hidden_similarity(site: Site, kind: str = "cosine", label: str | None = None
         v = v - v.mean(axis=0)
     if kind.startswith("row"):
         v = v @ _seen(site, "hidden_similarity").CW.T  # (n, E)
+    if kind == "norm cosine":
+        gamma = _gain(site)  # (d,)
+        v = np.divide(v, gamma, out=np.zeros_like(v), where=gamma != 0)
     if label is not None:
         v = _means(site, v, label)[1]
     if kind.endswith("euclidean"):
@@ -818,6 +864,17 @@ def hidden_similarity(site: Site, kind: str = "cosine", label: str | None = None
     size = np.linalg.norm(v, axis=1, keepdims=True)
     v = np.divide(v, size, out=np.full_like(v, np.nan), where=size > 0)
     return np.clip(v @ v.T, -1, 1)
+
+
+def _gain(site: Site) -> Array:
+    """gamma (d,) of the norm in front of the Site."""
+    gamma = getattr(getattr(site.before, "norm", None), "gamma", None)
+    if gamma is None:
+        raise ValueError(
+            f"expected before of the Site {site.name!r} with a norm that has a gamma, which 'norm cosine' divides by; "
+            f"got {'no norm' if getattr(site.before, 'norm', None) is None else type(site.before.norm).__name__}"  # type: ignore[union-attr]
+        )
+    return check.finite("gamma", check.shaped("gamma", gamma, (site.x.shape[1],), "the norm before this Site"))
 
 
 def similarity(site: Site, measure: str, label: str | None = None, kind: str | None = None, p: float = 0.8) -> Array:
@@ -831,6 +888,10 @@ def similarity(site: Site, measure: str, label: str | None = None, kind: str | N
     label : groups are those of this label, in sorted order.
     kind : usage by chosen "sets" or by "gates". Unless given: of groups sets where there is a choice, else gates.
     p : share that a group's set holds.
+
+    Returns
+    -------
+    (n, n) or (S, S). Rows and columns of a group whose gates are all 0 are NaN: it has no frequencies.
 
     Raises
     ------
@@ -851,10 +912,14 @@ def similarity(site: Site, measure: str, label: str | None = None, kind: str | N
         P = usage(site, kind or ("sets" if of_sets else "gates"))
         P = P > 0 if of_sets else P
     else:
-        picked = site.chosen is not None and site.chosen.shape[1] < site.E
+        picked = site.chosen is not None and site.chosen.shape[1] < _routed(site)
         _, P = frequencies(site, label, kind or ("sets" if picked else "gates"))
-        P = overlap.top_p(P, p) if of_sets else P
+        used = ~np.isnan(P).any(axis=1)  # (S,)
+        P = overlap.top_p(P[used], p) if of_sets else P[used]
     found = overlap.similarities(measure, P)
+    if label is not None and not used.all():
+        some, found = found, np.full((len(used), len(used)), np.nan)
+        found[np.ix_(used, used)] = some
     return found if overlap.MEASURES[measure].sense == "similarity" else -found
 
 
@@ -896,7 +961,7 @@ def ambiguity(site: Site, y: Array) -> Ambiguity:
     """
     site.need("ambiguity", "experts")
     experts = site.experts or ()
-    if not _convex(site):
+    if not _convex(site.gates).all():
         total = site.gates.sum(axis=1)
         at = int(np.abs(total - 1).argmax())
         raise ValueError(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Mark", "axis", "band", "clean", "figure", "histogram", "level", "line", "matrix", "off_diagonal", "panel"]
+__all__ = ["Mark", "axis", "band", "clean", "figure", "histogram", "level", "line", "matrix", "panel"]
 __all__ += ["points", "strip"]
 
 Array = np.ndarray
@@ -48,11 +48,6 @@ def histogram(name: str, role: str, values: Array, edges: Array) -> Mark:
     """Counts of values between edges; what lies beyond is counted at the ends."""
     counts, _ = np.histogram(np.clip(values[~np.isnan(values)], edges[0], edges[-1]), edges)
     return {"kind": "hist", "name": name, "role": role, "edges": clean(edges), "counts": counts.tolist()}
-
-
-def off_diagonal(cos: Array) -> Array:
-    """What a symmetric matrix says of each pair, (E, E) -> (E (E - 1) / 2,)."""
-    return cos[np.triu_indices(len(cos), 1)]
 
 
 def band(name: str, role: str, x: Any, values: Any) -> Mark:

@@ -12,22 +12,21 @@ from math import log
 import numpy as np
 
 from npmoe.geometry import grassmann
-from npmoe.geometry.spectra import cosines, rms_cosine
+from npmoe.geometry.spectra import cosines, off_diagonal, rms_cosine
 from npmoe.ledger import RATIO
-from npmoe.reproduce.draw import off_diagonal
-from npmoe.reproduce.experiment import Axis, Experiment, Models, Spec, Way
-from npmoe.reproduce.geometric_asymmetry.measure import MEASURES, RANK
+from npmoe.reproduce.experiment import Axis, Experiment, Models, Spec, Statistic, Way
+from npmoe.reproduce.geometric_asymmetry.measure import MEASURES, RANK, RANKS, ranks_of, singular_overlaps
 from npmoe.reproduce.mixture import PRIMARY
 
-__all__ = ["EXPERIMENT", "functional_z", "independent", "overlap_of", "rank_of", "representational_z"]
+__all__ = ["EXPERIMENT", "column_of", "functional_z", "independent", "overlap_of", "representational_z"]
 
 Array = np.ndarray
 START, END = 0, 1
 
 
-def rank_of(d: int, r: int = RANK) -> int:
-    """The dimension of subspaces: r, but below the width, where every overlap is 1."""
-    return min(r, d - 1)
+def column_of(r: int) -> int:
+    """Where a dimension stands in tables (E, E, R)."""
+    return RANKS.index(r)
 
 
 def _mean(table: Array) -> float:
@@ -40,8 +39,8 @@ def _rms(values: Array) -> float:
 
 
 def overlap_of(table: Array, r: int = RANK) -> float:
-    """Mean overlap over pairs at dimension r, from (E, E, d)."""
-    return _mean(table[..., rank_of(table.shape[-1], r) - 1])
+    """Mean overlap over pairs at dimension r, from (E, E, R)."""
+    return _mean(table[..., column_of(r)])
 
 
 def functional_z(cos: Array, d: int) -> float:
@@ -49,11 +48,10 @@ def functional_z(cos: Array, d: int) -> float:
     return d * rms_cosine(cos)
 
 
-def representational_z(table: Array, r: int = RANK) -> float:
-    """Root mean square over pairs of the overlaps' z, from (E, E, d)."""
-    d = table.shape[-1]
-    r = rank_of(d, r)
-    return _rms(grassmann.z_score(off_diagonal(table[..., r - 1]), r, r, d))
+def representational_z(table: Array, d: int, r: int = RANK) -> float:
+    """Root mean square over pairs of the overlaps' z, from (E, E, R)."""
+    k = ranks_of(d)[column_of(r)]
+    return _rms(grassmann.z_score(off_diagonal(table[..., column_of(r)]), k, k, d))
 
 
 def independent(m: Models) -> Array:
@@ -61,6 +59,10 @@ def independent(m: Models) -> Array:
     runs = m.across["top2"]
     E = len(runs[0]["mean jacobians"])
     return np.stack([runs[(m.seed + e) % len(runs)]["mean jacobians"][e] for e in range(E)])
+
+
+def _width(m: Models) -> int:
+    return int(next(iter(m.configs.values())).d)
 
 
 # ---- GA.1: functional decorrelation ---------------------------------------------------------------------------------
@@ -72,7 +74,7 @@ def _decorrelated() -> tuple[Way, ...]:
             return log(3 / functional_z(m[role]["cosines"][end], m.configs[role].d))
 
         def apart(m: Models) -> float:
-            return log(3 / functional_z(cosines(np.nan_to_num(independent(m))), m.configs[role].d))
+            return log(3 / functional_z(cosines(independent(m)), m.configs[role].d))
 
         words = {"top2": "top-2", "soft": "soft"}[role]
         return Way(
@@ -85,16 +87,10 @@ def _decorrelated() -> tuple[Way, ...]:
 
     def directions(side: str, r: int) -> Way:
         def T(m: Models, end: int = END) -> float:
-            return log(3 / representational_z(m["top2"][side][end], r))
+            return log(3 / representational_z(m["top2"][side][end], _width(m), r))
 
         def apart(m: Models) -> float:
-            U, _, Vt = np.linalg.svd(np.nan_to_num(independent(m)))
-            basis = U if side == "left" else Vt.swapaxes(1, 2)
-            d = basis.shape[-1]
-            k = rank_of(d, r)
-            gram = np.einsum("aij,bik->abjk", basis[..., :k], basis[..., :k], optimize=True)
-            overlap = (gram**2).sum(axis=(2, 3)) / k
-            return log(3 / _rms(grassmann.z_score(off_diagonal(overlap), k, k, d)))
+            return log(3 / representational_z(singular_overlaps(independent(m))[side], _width(m), r))
 
         return Way(
             f"leading {side} singular directions, r = {r}",
@@ -112,33 +108,28 @@ def _decorrelated() -> tuple[Way, ...]:
 # ---- GA.2: what experts are given ------------------------------------------------------------------------------------
 
 
-def _at_rank(table: Array, ranks: Array) -> float:
-    """Overlap over its chance level, mean over pairs, where each expert has as many dimensions as `ranks` says."""
-    squares = table * np.arange(1, table.shape[-1] + 1)  # |U_r^T V_r|^2 for equal r
-    E, d = len(table), table.shape[-1]
-    found = []
-    for a in range(E):
-        for b in range(a + 1, E):
-            if np.isnan(ranks[[a, b]]).any():
-                continue
-            k = int(min(ranks[a], ranks[b]))
-            found.append(squares[a, b, k - 1] / k / (k / d))
-    return float(np.mean(found))
-
-
 def _pair_overlap(m: Models, role: str, name: str, r: int | str) -> list[float]:
     """Overlap over its chance level of what real gates give, or of each draw of a null."""
-    run = m[role]
+    run, d = m[role], _width(m)
     prefix = f"{name} " if name else ""
-    tables = run[f"{prefix}overlap"] if name else run["overlap"][END:]
     if r == "k@0.9":
-        ranks = run[f"{prefix}ranks"] if name else run["ranks"][None]
-        return [_at_rank(table, k) for table, k in zip(tables, ranks, strict=True)]
-    k = rank_of(tables.shape[-1], int(r))
-    return [overlap_of(table, k) / (k / tables.shape[-1]) for table in tables]
+        tables = run[f"{prefix}overlap k90"] if name else run["overlap k90"][None]
+        return [_mean(table) for table in tables]
+    tables = run[f"{prefix}overlap"] if name else run["overlap"][END:]
+    chance = ranks_of(d)[column_of(int(r))] / d
+    return [overlap_of(table, int(r)) / chance for table in tables]
+
+
+def _fewer(m: Models, name: str, column: int) -> float:
+    """A mean over pairs of soft experts on as few effective tokens as top-2 ones have, linear in the log of n_eff."""
+    soft, top2 = m["soft"], m["top2"]
+    sizes = np.log(soft["fewer n_eff"])
+    return float(np.interp(np.log(top2["fewer n_eff"][-1]), sizes, soft[f"fewer {name}"][:, column]))
 
 
 _DIMENSIONS: tuple[int | str, ...] = (8, 4, 16, "k@0.9")
+_APART = "sets of that size drawn apart"
+_SAME = "soft at the same n_eff"
 
 
 def _distinct() -> tuple[Way, ...]:
@@ -147,29 +138,33 @@ def _distinct() -> tuple[Way, ...]:
             chance = np.mean(_pair_overlap(m, role, "shuffled", r))
             return float(np.mean([-log(o / chance) for o in _pair_overlap(m, role, name, r)]))
 
+        def same(m: Models) -> float:
+            column, d = column_of(int(r)), _width(m)
+            chance = np.mean(_pair_overlap(m, role, "shuffled", r))
+            return -log(_fewer(m, "overlap", column) / (ranks_of(d)[column] / d) / chance)
+
         soft = "soft, " if role == "soft" else ""
+        nulls: tuple[tuple[str, str, Statistic], ...] = (
+            ("shuffled gates", "chance", lambda m: T(m, "shuffled")),
+            (_APART, "chance", lambda m: T(m, "apart")),
+        )
         return Way(
-            f"{soft}{_dimension(r)}",
+            f"{soft}r = {r}",
             f"-log of the overlap (mean cos^2) of the {soft or 'top-2 '}experts' principal subspaces over that with "
-            f"shuffled gates, {_dimension(r)}",
+            f"shuffled gates, r = {r}",
             T,
             RATIO,
-            (
-                ("shuffled gates", "chance", lambda m: T(m, "shuffled")),
-                ("as many unrelated tokens", "chance", lambda m: T(m, "thinned")),
-            ),
+            nulls if soft or r == "k@0.9" else (*nulls, (_SAME, "chance", same)),
         )
 
     def by(measure: str) -> Way:
         i = MEASURES.index(measure)
 
-        def T(m: Models, shuffled: bool = False) -> float:
-            tables = m["top2"]["shuffled distances"][:, i]
-            chance = np.mean([_mean(table) for table in tables])
-            return float(np.mean([log(_mean(t) / chance) for t in (tables if shuffled else [_real(m)])]))
-
-        def _real(m: Models) -> Array:
-            return m["top2"]["distances"][i]
+        def T(m: Models, name: str = "") -> float:
+            run = m["top2"]
+            chance = np.mean([_mean(table) for table in run["shuffled distances"][:, i]])
+            tables = run[f"{name} distances"][:, i] if name else run["distances"][i : i + 1]
+            return float(np.mean([log(_mean(table) / chance) for table in tables]))
 
         return Way(
             f"distance: {measure}",
@@ -177,7 +172,7 @@ def _distinct() -> tuple[Way, ...]:
             "gates",
             T,
             RATIO,
-            (("shuffled gates", "chance", lambda m: T(m, True)),),
+            (("shuffled gates", "chance", lambda m: T(m, "shuffled")), (_APART, "chance", lambda m: T(m, "apart"))),
         )
 
     measures = [name for name in MEASURES if name != "martin"]  # infinite as soon as one angle is a right one
@@ -188,10 +183,6 @@ def _what(measure: str) -> str:
     return "covariances" if measure in ("bures", "log-euclidean") else f"principal subspaces, r = {RANK}"
 
 
-def _dimension(r: int | str) -> str:
-    return f"r = {r}"
-
-
 def _overlapping() -> tuple[Way, ...]:
     def way(role: str, r: int | str) -> Way:
         def T(m: Models, name: str = "") -> float:
@@ -199,14 +190,14 @@ def _overlapping() -> tuple[Way, ...]:
 
         soft = "soft, " if role == "soft" else ""
         return Way(
-            f"{soft}{_dimension(r)}",
+            f"{soft}r = {r}",
             f"log of the overlap (mean cos^2) of the {soft or 'top-2 '}experts' principal subspaces over that of "
-            f"random subspaces (r/d), {_dimension(r)}",
+            f"random subspaces (r/d), r = {r}",
             T,
             RATIO,
             (
                 ("shuffled gates", "chance", lambda m: T(m, "shuffled")),
-                ("as many unrelated tokens", "chance", lambda m: T(m, "thinned")),
+                (_APART, "chance", lambda m: T(m, "apart")),
                 ("random subspaces", "chance", lambda m: 0.0),
             ),
         )
@@ -224,20 +215,20 @@ def _asymmetry() -> tuple[Way, ...]:
 
         def T(m: Models) -> float:
             run = m[role]
-            return log(representational_z(run["overlap"][END], r) / function(run["cosines"][END], m))
+            return log(representational_z(run["overlap"][END], _width(m), r) / function(run["cosines"][END], m))
 
         def shuffled(m: Models) -> float:
             run = m[role]
             pairs = zip(run["shuffled overlap"], run["shuffled cosines"], strict=True)
-            return float(np.mean([log(representational_z(o, r) / function(c, m)) for o, c in pairs]))
+            return float(np.mean([log(representational_z(o, _width(m), r) / function(c, m)) for o, c in pairs]))
 
         def apart(m: Models) -> float:
-            cos = cosines(np.nan_to_num(independent(m)))
-            return log(representational_z(m[role]["overlap"][END], r) / function(cos, m))
+            cos = cosines(independent(m))
+            return log(representational_z(m[role]["overlap"][END], _width(m), r) / function(cos, m))
 
         def untrained(m: Models) -> float:
             run = m[role]
-            return log(representational_z(run["overlap"][START], r) / function(run["cosines"][START], m))
+            return log(representational_z(run["overlap"][START], _width(m), r) / function(run["cosines"][START], m))
 
         soft = "soft, " if role == "soft" else ""
         return Way(
@@ -268,8 +259,15 @@ def _sharper() -> tuple[Way, ...]:
         return float(np.mean([log(rms_cosine(a) / rms_cosine(b)) for a, b in pairs]))
 
     def side(which: str) -> Way:
+        def ratio(m: Models, soft: Array, top2: Array) -> float:
+            return log(representational_z(soft, _width(m)) / representational_z(top2, _width(m)))
+
         def z(m: Models, end: int = END) -> float:
-            return log(representational_z(m["soft"][which][end]) / representational_z(m["top2"][which][end]))
+            return ratio(m, m["soft"][which][end], m["top2"][which][end])
+
+        def null(m: Models) -> float:
+            pairs = zip(m["soft"][f"shuffled {which}"], m["top2"][f"shuffled {which}"], strict=True)
+            return float(np.mean([ratio(m, a, b) for a, b in pairs]))
 
         return Way(
             f"leading {which} singular directions",
@@ -277,7 +275,7 @@ def _sharper() -> tuple[Way, ...]:
             "top-2",
             z,
             RATIO,
-            (("untrained", "chance", lambda m: z(m, START)),),
+            (("shuffled gates", "chance", null), ("untrained", "chance", lambda m: z(m, START))),
         )
 
     return (
@@ -304,12 +302,15 @@ def _farther() -> tuple[Way, ...]:
             pairs = zip(m["top2"]["shuffled distances"][:, i], m["soft"]["shuffled distances"][:, i], strict=True)
             return float(np.mean([log(_mean(a) / _mean(b)) for a, b in pairs]))
 
+        def same(m: Models) -> float:
+            return log(_fewer(m, "distances", i) / _mean(m["soft"]["distances"][i]))
+
         return Way(
             f"{measure} distance",
             f"log of the mean {measure} distance between the experts' {_what(measure)}, top-2 over soft",
             T,
             RATIO,
-            (("shuffled gates", "chance", shuffled),),
+            (("shuffled gates", "chance", shuffled), (_SAME, "chance", same)),
         )
 
     return tuple(by(name) for name in ("chordal", *(name for name in MEASURES if name not in ("chordal", "martin"))))
@@ -326,7 +327,7 @@ _SHORT = Axis("250 steps", {"steps": 250})
 _TEMPERATURES = tuple(
     Axis(f"top-2 at temperature {word}", {"temperature": t}, ("top2",)) for word, t in (("1/4", 0.25), ("4", 4.0))
 )
-_K = tuple(Axis(f"top-{k} in the place of top-2", {"k": k}, ("top2",)) for k in (1, 4))
+_K = tuple(Axis(f"top-{k} in the place of top-2", {"k": k, "renormalize": k > 1}, ("top2",)) for k in (1, 4))
 _COLDER = tuple(
     Axis(
         f"temperature 1/4 beside 4, both k = {k}",
@@ -358,7 +359,11 @@ SPECS = (
         ("top2", "soft"),
         _distinct(),
         _ALONE,
-        note="Distinct means less overlap than the same gates give when they are handed to other tokens.",
+        note="Distinct means less overlap than the same gates give when they are handed to other tokens; T is measured "
+        "against these shuffled gates, so that as a null they repeat the margin. Random subspaces are no null here: "
+        "any "
+        "sample's principal directions overlap more. Martin's distance, infinite at a right angle, is left out. Top-1 "
+        "gates are not renormalized, or the router would have no gradient.",
         beside=(
             (
                 "overlap, r = 8",

@@ -6,19 +6,19 @@ import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 from npmoe.geometry import grassmann
-from npmoe.geometry.spectra import cosines, rms_cosine
+from npmoe.geometry.spectra import cosines, off_diagonal, rms_cosine
 from npmoe.reproduce import draw
-from npmoe.reproduce.draw import Mark, off_diagonal
+from npmoe.reproduce.draw import Mark
 from npmoe.reproduce.experiment import Axis, Models, Trial
 from npmoe.reproduce.geometric_asymmetry.claims import (
     END,
     START,
+    column_of,
     functional_z,
     independent,
-    rank_of,
     representational_z,
 )
-from npmoe.reproduce.geometric_asymmetry.measure import MEASURES
+from npmoe.reproduce.geometric_asymmetry.measure import MEASURES, RANK, ranks_of
 from npmoe.reproduce.paper import Results
 
 __all__ = ["figures"]
@@ -51,14 +51,14 @@ def _plane(seeds: list[Models]) -> Mark:
         for role, name in _NAMES.items():
             run = m[role]
             for end, words, style in ((END, name, role), (START, f"{name}, untrained", "untrained")):
-                at = functional_z(run["cosines"][end], d), representational_z(run["overlap"][end])
+                at = functional_z(run["cosines"][end], d), representational_z(run["overlap"][end], d)
                 groups.setdefault((words, style), []).append(at)
             draws = zip(run["shuffled cosines"], run["shuffled overlap"], strict=True)
-            null = np.mean([(functional_z(c, d), representational_z(o)) for c, o in draws], axis=0)
+            null = np.mean([(functional_z(c, d), representational_z(o, d)) for c, o in draws], axis=0)
             groups.setdefault((f"{name}, gates shuffled", "null"), []).append((null[0], null[1]))
-        apart = functional_z(cosines(np.nan_to_num(independent(m))), d)
+        apart = functional_z(cosines(independent(m)), d)
         groups.setdefault(("function of experts that never met", "control"), []).append(
-            (apart, representational_z(m["top2"]["overlap"][END]))
+            (apart, representational_z(m["top2"]["overlap"][END], d))
         )
     marks = [draw.points(name, role, *map(list, zip(*places, strict=True))) for (name, role), places in groups.items()]
     marks += [{"kind": "vline", "x": 1.0, "name": "chance"}, draw.level("chance", 1.0)]
@@ -84,25 +84,22 @@ def _plane(seeds: list[Models]) -> Mark:
     )
 
 
-def _curve(tables: Array) -> Array:
-    """Overlap over chance for every r below d, mean over pairs, from (E, E, d)."""
-    d = tables.shape[-1]
-    pairs = off_diagonal(tables)[:, : d - 1]
-    return np.nanmean(pairs, axis=0) / (np.arange(1, d) / d)
-
-
 def _overlap(seeds: list[Models]) -> Mark:
     d = seeds[0].configs["top2"].d
     r = np.arange(1, d)
     panels = []
+
+    def over_chance(curves: list[Array]) -> Array:
+        return np.stack(curves)[:, : d - 1] / (r / d)
+
     for role, name in _NAMES.items():
-        real = np.stack([_curve(m[role]["overlap"][END]) for m in seeds])
-        start = np.stack([_curve(m[role]["overlap"][START]) for m in seeds])
+        real = over_chance([m[role]["overlap curve"][END] for m in seeds])
+        start = over_chance([m[role]["overlap curve"][START] for m in seeds])
         nulls = [
-            (words, style, np.stack([np.mean([_curve(t) for t in m[role][f"{key} overlap"]], axis=0) for m in seeds]))
+            (words, style, over_chance([m[role][f"{key} overlap curve"] for m in seeds]))
             for key, words, style in (
                 ("shuffled", "gates shuffled", "null"),
-                ("thinned", "as many unrelated tokens", "control"),
+                ("apart", "sets of that size drawn apart", "control"),
             )
         ]
         marks = [
@@ -180,7 +177,7 @@ def _points_of(seeds: list[Models], role: str) -> dict[str, list[float]]:
     """What the sparsity figures show of one role, a value a seed."""
     d = seeds[0].configs[role].d
     chordal = MEASURES.index("chordal")
-    top = np.sqrt(rank_of(d))
+    top = np.sqrt(min(RANK, d - 1))
     found: dict[str, list[float]] = {"function": [], "function null": [], "distance": [], "distance null": []}
     for m in seeds:
         run = m[role]
@@ -280,23 +277,24 @@ def _sweeps(results: Results, plan: Trial, seeds: list[Models]) -> dict[str, Mar
         if name in axes
     ]
     panels = []
-    d, r = plan.base.d, rank_of(plan.base.d)
+    d, column = plan.base.d, column_of(RANK)
+    r = ranks_of(d)[column]
     for role, name in _NAMES.items():
         strips = []
         for short, axis in inputs:
             if any(plan.config(role, seed, axis) not in results for seed in range(plan.seeds)):
                 continue
             runs = [plan.models(results, (role,), seed, axis)[role] for seed in range(plan.seeds)]
-            overlap = [float(np.nanmean(off_diagonal(run["overlap"][END][..., r - 1]))) for run in runs]
-            null = [float(np.nanmean([off_diagonal(t[..., r - 1]) for t in run["shuffled overlap"]])) for run in runs]
+            overlap = [float(np.nanmean(off_diagonal(run["overlap"][END][..., column]))) for run in runs]
+            null = [float(np.nanmean([off_diagonal(t[..., column]) for t in run["shuffled overlap"]])) for run in runs]
             strips += [draw.strip(short, role, overlap), draw.strip(f"{short}, gates shuffled", "null", null)]
         chance = draw.level("random subspaces", grassmann.chance_overlap(r, r, d), "other")
         panels.append(draw.panel(name, draw.axis("inputs"), draw.axis(f"overlap, r = {r}"), [*strips, chance]))
     found["ga-inputs"] = draw.figure(
         "G7",
-        "Where inputs have structure, routing keeps it apart",
-        "Overlap of the experts' principal subspaces, one dot a seed. On isotropic inputs real gates and shuffled ones "
-        "agree; on clustered inputs, real gates give experts subspaces of their own.",
+        "Does routing keep apart what the inputs hold apart?",
+        "Overlap of the experts' principal subspaces, one dot a seed, beside the same gates handed to other tokens: "
+        "where the two differ, it is routing that keeps experts apart.",
         "ours",
         ("GA.2a", "GA.2b"),
         panels,

@@ -1,42 +1,53 @@
 """What is measured on one model of GA: config in, small arrays out.
 
-d width, E experts, r dimension of a subspace. Ends: untrained and trained. Nulls made by chance have `draws` draws.
+d width, E experts, r dimension of a subspace, R the dimensions `RANKS`. Ends: untrained and trained. Nulls made by
+chance
+have `draws` draws: *shuffled* gates; *apart*, random sets of tokens drawn apart, one for each expert and as large as
+its n_eff.
 
-cosines (2, E, E)                  of the experts' mean Jacobians, at both ends
-mean jacobians (E, d, d)           trained
-shuffled cosines (draws, E, E)     gates shuffled
-left, right (2, E, E, d)           overlap of the leading r left or right singular directions, r = 1 to d, both ends
-overlap (2, E, E, d)               of the leading r principal directions of what experts are given, both ends
-shuffled overlap, thinned overlap (draws, E, E, d)
-                                   gates shuffled; as many unrelated tokens as each expert effectively has
-ranks (E,), shuffled ranks, thinned ranks (draws, E)
-                                   k@0.9 of each expert
-distances (9 + 2, E, E), shuffled distances (draws, 9 + 2, E, E)
-                                   at r = 8, in the order of `MEASURES`, trained
-share (E,)                         of the gates' sum that each expert has
-loss ()                            at the end
+cosines (2, E, E)               of the experts' mean Jacobians
+mean jacobians (E, d, d)        trained
+left, right (2, E, E, R)        overlap of the leading left or right singular directions of the mean Jacobians
+overlap (2, E, E, R)            overlap of the leading principal directions of what experts are given
+overlap k90 (E, E)              the same over chance, each expert with as many dimensions as k@0.9 says
+distances (11, E, E)            at r = 8, in the order of `MEASURES`
+    each with its nulls: "shuffled cosines", "shuffled left", "shuffled overlap", "apart overlap", ... (draws, ...)
+overlap curve (2, d), shuffled overlap curve, apart overlap curve (d,)
+                                mean over pairs for r = 1 to d, and over draws
+fewer n_eff (g,), fewer overlap (g, R), fewer distances (g, 11)
+                                means over pairs and draws of the Site thinned to a mean n_eff of `GRID`; last all
+                                tokens
+share (E,)                      of the gates' sum that each expert has
+loss ()                         at the end
 """
 
 import numpy as np
 
 from npmoe.geometry import grassmann
 from npmoe.geometry.pca import Axes, n_eff, principal_axes
-from npmoe.geometry.spectra import cosines, k_at
+from npmoe.geometry.spectra import cosines, k_at, off_diagonal
 from npmoe.model.train import fit
 from npmoe.probe import function
-from npmoe.probe.null import shuffled
+from npmoe.probe.null import shuffled, thinned
 from npmoe.probe.representation import overlaps, subspaces
 from npmoe.probe.site import Site, site
 from npmoe.reproduce.mixture import Config, batch, build, fresh_targets, generator
 
-__all__ = ["MEASURES", "RANK", "compute"]
+__all__ = ["MEASURES", "RANK", "RANKS", "compute", "ranks_of", "singular_overlaps"]
 
 Array = np.ndarray
 Arrays = dict[str, Array]
 
+RANKS = (4, 8, 16)
 RANK = 8  # dimension of the subspaces in the primary readings
+GRID = (32, 48, 64, 96, 128, 192, 256)  # mean n_eff to which Sites are thinned
 FLOOR = 1e-3  # of the log-Euclidean distance: with few tokens a covariance is singular
 MEASURES = (*grassmann.DISTANCES, "bures", "log-euclidean")
+
+
+def ranks_of(d: int) -> list[int]:
+    """`RANKS`, but below the width, where every overlap is 1."""
+    return [min(r, d - 1) for r in RANKS]
 
 
 def compute(config: Config) -> Arrays:
@@ -53,60 +64,96 @@ def compute(config: Config) -> Arrays:
     return {
         **_function(start, end, nulls),
         **_representation(start, end, nulls, rng),
+        **_fewer(end, rng, max(1, config.draws // 4)),
         "share": end.gates.sum(axis=0) / end.gates.sum(),
         "loss": np.array(loss),
     }
 
 
 def _function(start: Site, end: Site, nulls: list[Site]) -> Arrays:
-    means = [function.mean_jacobians(s) for s in (start, end)]
-    directions = [np.linalg.svd(_defined(J)) for J in means]
-    return {
-        "cosines": np.stack([cosines(J) for J in means]),
-        "mean jacobians": means[1],
-        "shuffled cosines": np.stack([cosines(function.mean_jacobians(null)) for null in nulls]),
-        "left": np.stack([overlaps(U) for U, _, _ in directions]),
-        "right": np.stack([overlaps(Vt.swapaxes(1, 2)) for _, _, Vt in directions]),
-    }
+    ends = [function.mean_jacobians(s) for s in (start, end)]
+    null = [function.mean_jacobians(s) for s in nulls]
+    found = {"mean jacobians": ends[1]}
+    for prefix, means in (("", ends), ("shuffled ", null)):
+        found[f"{prefix}cosines"] = np.stack([cosines(J) for J in means])
+        sides = [singular_overlaps(J) for J in means]
+        for side in ("left", "right"):
+            found[f"{prefix}{side}"] = np.stack([overlap[side] for overlap in sides])
+    return found
 
 
-def _defined(J: Array) -> Array:
-    """Mean Jacobians with zeros for experts that no token reaches, which SVD would refuse."""
-    return np.nan_to_num(J)
+def singular_overlaps(J: Array) -> dict[str, Array]:
+    """Overlaps of the leading left and right singular directions of matrices (E, o, d), each (E, E, R); NaN where a
+    matrix is NaN."""
+    dead = np.isnan(J[:, 0, 0])
+    U, _, Vt = np.linalg.svd(np.nan_to_num(J))
+    found = {}
+    for side, basis in (("left", U), ("right", Vt.swapaxes(1, 2))):
+        table = _at_ranks(overlaps(basis))
+        table[dead] = table[:, dead] = np.nan  # the directions of a matrix of zeros are any
+        found[side] = table
+    return found
+
+
+def _at_ranks(tables: Array) -> Array:
+    return tables[..., np.array(ranks_of(tables.shape[-1])) - 1]
 
 
 def _representation(start: Site, end: Site, nulls: list[Site], rng: np.random.Generator) -> Arrays:
-    eigenvalues, axes = subspaces(end)
-    random = [_thinned(end, rng) for _ in nulls]
-    routed = [subspaces(null) for null in nulls]
-    return {
-        "overlap": np.stack([overlaps(subspaces(start).axes), overlaps(axes)]),
-        "ranks": k_at(eigenvalues),
-        "distances": _distances(eigenvalues, axes),
-        "shuffled overlap": np.stack([overlaps(found.axes) for found in routed]),
-        "shuffled ranks": np.stack([k_at(found.eigenvalues) for found in routed]),
-        "shuffled distances": np.stack([_distances(*found) for found in routed]),
-        "thinned overlap": np.stack([overlaps(found.axes) for found in random]),
-        "thinned ranks": np.stack([k_at(found.eigenvalues) for found in random]),
-    }
+    before, after = subspaces(start), subspaces(end)
+    found: dict[str, list[Array]] = {}
+    for prefix, many in (
+        ("", [after]),
+        ("shuffled ", [subspaces(null) for null in nulls]),
+        ("apart ", [_apart(end, rng) for _ in nulls]),
+    ):
+        for axes in many:
+            every = overlaps(axes.axes)
+            found.setdefault(f"{prefix}overlap", []).append(_at_ranks(every))
+            found.setdefault(f"{prefix}overlap curve", []).append(np.nanmean(off_diagonal(every), axis=0))
+            found.setdefault(f"{prefix}overlap k90", []).append(_own_ranks(axes))
+            found.setdefault(f"{prefix}distances", []).append(_distances(axes))
+    out = {name: np.stack(values) for name, values in found.items()}
+    every = overlaps(before.axes)
+    out["overlap"] = np.stack([_at_ranks(every), out["overlap"][0]])
+    out["overlap curve"] = np.stack([np.nanmean(off_diagonal(every), axis=0), out["overlap curve"][0]])
+    out |= {name: out[name][0] for name in ("overlap k90", "distances")}
+    return out | {f"{null} overlap curve": out[f"{null} overlap curve"].mean(axis=0) for null in ("shuffled", "apart")}
 
 
-def _thinned(here: Site, rng: np.random.Generator) -> Axes:
-    """Principal axes of random sets of tokens, one for each expert and as large as its n_eff, chosen apart."""
+def _apart(here: Site, rng: np.random.Generator) -> Axes:
+    """Principal axes of random sets of tokens drawn apart, one for each expert and as large as its n_eff."""
     W = np.zeros(here.gates.shape)
     for e, size in enumerate(n_eff(here.gates)):
-        W[rng.choice(here.n, max(2, round(float(size))), replace=False), e] = 1
+        if size > 0:
+            W[rng.choice(here.n, max(2, round(float(size))), replace=False), e] = 1
     return principal_axes(here.x, W)
 
 
-def _distances(eigenvalues: Array, axes: Array) -> Array:
+def _own_ranks(axes: Axes) -> Array:
+    """Overlap over its chance level, |U_k^T V_l|^2 / min(k, l) over max(k, l)/d, with k and l from k@0.9, (E, E)."""
+    E, d, _ = axes.axes.shape
+    ranks = k_at(axes.eigenvalues)
+    out = np.full((E, E), np.nan)
+    for a in range(E):
+        for b in range(a + 1, E):
+            if np.isnan(ranks[[a, b]]).any():
+                continue
+            k, l = int(ranks[a]), int(ranks[b])  # noqa: E741
+            squares = (axes.axes[a][:, :k].T @ axes.axes[b][:, :l]) ** 2
+            out[a, b] = out[b, a] = squares.sum() / min(k, l) / grassmann.chance_overlap(k, l, d)
+    return out
+
+
+def _distances(axes: Axes) -> Array:
     """Every distance between experts, (measures, E, E)."""
-    r = min(RANK, axes.shape[-1] - 1)
-    live = ~np.isnan(eigenvalues[:, 0])
-    out = np.full((len(MEASURES), len(axes), len(axes)), np.nan)
+    E, d, _ = axes.axes.shape
+    live = ~np.isnan(axes.eigenvalues[:, 0])
+    out = np.full((len(MEASURES), E, E), np.nan)
     at = np.ix_(live, live)
-    theta = grassmann.pairwise_angles(axes[live][:, :, :r])  # (E, E, r)
-    covariances = np.einsum("eij,ej,ekj->eik", axes[live], eigenvalues[live], axes[live])
+    basis, values = axes.axes[live], axes.eigenvalues[live]
+    theta = grassmann.pairwise_angles(basis[:, :, : min(RANK, d - 1)])  # (E, E, r)
+    covariances = np.einsum("eij,ej,ekj->eik", basis, values, basis)
     covariances = (covariances + covariances.swapaxes(1, 2)) / 2
     a, b = np.triu_indices(len(covariances), 1)
     for i, name in enumerate(MEASURES):
@@ -118,3 +165,20 @@ def _distances(eigenvalues: Array, axes: Array) -> Array:
         table[a, b] = grassmann.bures(A, B) if name == "bures" else grassmann.log_euclidean(A, B, FLOOR)
         out[i][at] = table + table.T
     return out
+
+
+def _fewer(here: Site, rng: np.random.Generator, draws: int) -> Arrays:
+    """The Site thinned to smaller mean n_eff, its gates as they are: what fewer tokens alone do to subspaces."""
+    most = float(n_eff(here.gates).mean())
+    sizes = [size for size in GRID if size < most]
+    overlap, distances = [], []
+    for size in [*sizes, None]:
+        found = [subspaces(here if size is None else thinned(here, size, rng)) for _ in range(draws if size else 1)]
+        overlap.append(np.mean([np.nanmean(off_diagonal(_at_ranks(overlaps(f.axes))), axis=0) for f in found], axis=0))
+        tables = [np.moveaxis(_distances(f), 0, -1) for f in found]  # (E, E, measures)
+        distances.append(np.mean([np.nanmean(off_diagonal(table), axis=0) for table in tables], axis=0))
+    return {
+        "fewer n_eff": np.array([*sizes, most], float),
+        "fewer overlap": np.stack(overlap),
+        "fewer distances": np.stack(distances),
+    }

@@ -10,7 +10,7 @@ import numpy as np
 from npmoe.ledger import CORRELATION, RATIO, SHARE, Statement
 from npmoe.reproduce.experiment import Axis, Experiment, Models, Spec, Statistic, Way
 from npmoe.reproduce.routing_reflects_geometry.config import BASE
-from npmoe.reproduce.routing_reflects_geometry.measure import BOUNDS, MODELS, PAIRED, TOP
+from npmoe.reproduce.routing_reflects_geometry.measure import BOUNDS, COMPARED, MODELS, PAIRED, TOP
 
 __all__ = ["CELLS", "EXPERIMENT", "SPECS", "WEIGHTS"]
 
@@ -86,7 +86,7 @@ def _necessary(seeds: Sequence[Models]) -> tuple[Statement, ...]:
     runs = [(m, role, m[role]) for m in seeds for role in SITES]
     checked = int(sum(run["pairs"][0] for _, _, run in runs))
     same = int(sum(run["pairs"][1] for _, _, run in runs))
-    m, role, least = min(runs, key=lambda item: item[2]["pair"][1])
+    m, role, least = min(runs, key=lambda item: np.nan_to_num(item[2]["pair"][1], nan=1.0))
     token, cosine, x, y, gap = least["pair"]
     example = (
         f"seed {m.seed}, {role}: token {int(token)} (|x| = {x:.3g}) and a y (|y| = {y:.3g}) with cosine {cosine:.3f} "
@@ -97,7 +97,7 @@ def _necessary(seeds: Sequence[Models]) -> tuple[Statement, ...]:
         "only hidden states with a positive cosine are routed alike; asked of y = Pi x + v, v in ker(C W)",
         checked,
         same,
-        float("nan"),
+        float("inf"),
         example,
     )
     return (refuted, *(_counted(seeds, name, beside=True) for name in _NECESSARY))
@@ -147,42 +147,40 @@ def _effects(m: Models, name: str, column: int = END) -> tuple[float, float]:
 
 
 def _owed() -> tuple[Way, ...]:
-    def variance(m: Models, name: str = "information") -> float:
-        inputs, router = _effects(m, name)
-        return inputs**2 - router**2
-
     def size(m: Models, name: str = "information") -> float:
         inputs, router = _effects(m, name)
-        return abs(inputs) - abs(router)
+        return inputs - abs(router)
 
-    def within(m: Models) -> float:
-        a, b, c, d = (1 - float(m[cell]["usage"][END, 2]) for cell in CELLS)
-        return abs((a + b) - (c + d)) / 4 - abs((a + c) - (b + d)) / 4
+    def variance(m: Models, name: str = "information") -> float:
+        inputs, router = _effects(m, name)
+        return inputs * abs(inputs) - router**2
 
-    def permuted(T: Statistic) -> tuple[tuple[str, str, Statistic], ...]:
-        return (("permuted topics", "chance", T),)
+    def within(m: Models, column: int = 2) -> float:
+        a, b, c, d = (1 - float(m[cell]["usage"][END, column]) for cell in CELLS)
+        return ((a + b) - (c + d)) / 4 - abs((a + c) - (b + d)) / 4
 
     return (
         Way(
-            "variance",
-            "variance of the information between expert and topic (in shares of log m) owed to inputs, topics or "
-            "isotropic, minus that owed to the router, trained or frozen",
-            variance,
-            SHARE,
-            permuted(lambda m: variance(m, "information null")),
-        ),
-        Way(
             "size of the effects",
-            "size of the main effect of the inputs minus that of the router, information in shares of log m",
+            "effect of the inputs (topics over isotropic) on the information between expert and topic, in shares of "
+            "the topics' entropy, minus the size of that of the router (trained or frozen); half differences of means",
             size,
             SHARE,
-            permuted(lambda m: size(m, "information null")),
+            (("permuted topics", "chance", lambda m: size(m, "information null")),),
+        ),
+        Way(
+            "variance",
+            "the same in squares: variance of the information owed to inputs minus that owed to the router",
+            variance,
+            SHARE,
+            (("permuted topics", "chance", lambda m: variance(m, "information null")),),
         ),
         Way(
             "entropy within topics",
-            "the same difference, for 1 minus the entropy of usage within a topic over log E",
+            "as the first, for 1 minus the entropy of usage within a topic over log E",
             within,
             SHARE,
+            (("permuted topics", "chance", lambda m: within(m, 3)),),
         ),
     )
 
@@ -191,10 +189,13 @@ def _informed(cell: str) -> Statistic:
     return lambda m: float(m[cell]["information"][END])
 
 
+SWITCH, _, TASK, _, RANDOM = range(5)  # rows of the array "gradient"
+
+
 # ---- MY.3 and MY.4: balance -----------------------------------------------------------------------------------------
 
 
-def _along(m: Models, role: str, column: int) -> float:
+def _response(m: Models, role: str, column: int) -> float:
     """|C W v|/|v| along random directions (2) or the data less its mean (3)."""
     return float(m[role]["size"][END] * m[role]["response"][END, column])
 
@@ -207,7 +208,7 @@ def _suppressed() -> tuple[Way, ...]:
             return log(m["weight 0"]["response"][END, 0] / m[role]["response"][END, 0])
 
         def elsewhere(column: int) -> Statistic:
-            return lambda m: log(_along(m, "weight 0", column) / _along(m, role, column))
+            return lambda m: log(_response(m, "weight 0", column) / _response(m, role, column))
 
         return Way(
             f"response, weight {weight:g}",
@@ -221,6 +222,12 @@ def _suppressed() -> tuple[Way, ...]:
             ),
         )
 
+    def along(m: Models, row: int) -> float:
+        return float(m["weight 0"]["gradient"][0, row, 0]) - 1 / m.configs["weight 0"].d
+
+    def against(m: Models, row: int) -> float:
+        return float(m["weight 0"]["gradient"][0, row, 1])
+
     def entropy(m: Models) -> float:
         return float(m["weight 0.01"]["usage"][END, 0] - m["weight 0"]["usage"][END, 0])
 
@@ -232,24 +239,45 @@ def _suppressed() -> tuple[Way, ...]:
         response(1e-3),
         response(1e-1),
         Way(
-            "gradient",
+            "gradient along the mean",
             "share of the Switch gradient on the untrained router that lies along the mean hidden state, less 1/d",
-            lambda m: float(m["weight 0"]["gradient"][0, 0]) - 1 / m.configs["weight 0"].d,
+            lambda m: along(m, SWITCH),
+            SHARE,
+            (
+                ("gradient of the task", "chance", lambda m: along(m, TASK)),
+                ("random cotangents", "chance", lambda m: along(m, RANDOM)),
+            ),
+        ),
+        Way(
+            "gradient against the response",
+            "cosine of G mu and C W mu, G the Switch gradient on the untrained router: a step against G shrinks the "
+            "response along mu where it is positive",
+            lambda m: against(m, SWITCH),
+            CORRELATION,
+            (
+                ("gradient of the task", "chance", lambda m: against(m, TASK)),
+                ("random cotangents", "chance", lambda m: against(m, RANDOM)),
+            ),
+        ),
+        Way(
+            "diversity of use",
+            "entropy of usage over log E, weight 0.01 minus weight 0",
+            entropy,
+            SHARE,
+            (("untrained", "chance", lambda m: 0.0),),
+        ),
+        Way(
+            "specialization kept",
+            "information between expert and topic in shares of the topics' entropy, weight 0.01 minus weight 0",
+            information,
             SHARE,
             (
                 (
-                    "hidden states less their mean",
+                    "permuted topics",
                     "chance",
-                    lambda m: float(m["weight 0"]["gradient"][0, 1]) - 1 / m.configs["weight 0"].d,
+                    lambda m: float(m["weight 0.01"]["information null"][END] - m["weight 0"]["information null"][END]),
                 ),
             ),
-        ),
-        Way("diversity of use", "entropy of usage over log E, weight 0.01 minus weight 0", entropy, SHARE),
-        Way(
-            "specialization kept",
-            "information between expert and topic in shares of log m, weight 0.01 minus weight 0",
-            information,
-            SHARE,
         ),
     )
 
@@ -275,7 +303,9 @@ def _collapse() -> tuple[Way, ...]:
             ),
         )
 
-    informed = "information between expert and topic in shares of log m, batches of all topics minus batches of one"
+    informed = (
+        "information between expert and topic over the topics' entropy, batches of all topics minus batches of one"
+    )
     spread = "entropy of usage within a topic over log E, batches of one topic minus batches of all"
     return (
         way("information", informed, information, 0.01),
@@ -287,37 +317,45 @@ def _collapse() -> tuple[Way, ...]:
 
 # ---- MY.5: several models -------------------------------------------------------------------------------------------
 
-UNMATCHED, MATCHED, FITTED, ACROSS, WITHIN, PERMUTED = range(6)
+SAME, OTHER = COMPARED.index("same query"), COMPARED.index("other topics")
 
 
 def _models() -> tuple[Way, ...]:
-    def way(kind: str, other: int, same: int = MATCHED) -> Way:
-        i = MODELS.index(kind)
-        where = "across models" if other == ACROSS else "within one model"
-        numbered = ", experts as numbered" if same == UNMATCHED else ""
+    def way(kind: str, other: str = "other topics", same: str = "same query") -> Way:
+        i, j, k = MODELS.index(kind), COMPARED.index(same), COMPARED.index(other)
+        numbered = same.endswith("as numbered")
+        permuted = COMPARED.index("queries permuted, as numbered" if numbered else "queries permuted")
+        null_other = permuted if numbered else COMPARED.index("other topics, queries permuted")
 
-        def T(m: Models, column: int = same, name: str = "models") -> float:
+        def T(m: Models, name: str = "models") -> float:
             row = m["models"][name][i]
-            return TOLERANCE - float(row[column] - row[other])
+            return TOLERANCE - float(row[j] - row[k])
 
+        def null(m: Models) -> float:
+            row = m["models"]["models"][i]
+            return TOLERANCE - float(row[permuted] - row[null_other])
+
+        how = "experts as numbered" if numbered else "experts matched on the other half of the queries"
         return Way(
-            f"{kind}, different questions {where}{numbered}",
-            f"{TOLERANCE} minus how much more two models overlap on one query than different questions do "
-            f"{where}; {kind}" + (numbered or ", experts matched on the other half of the queries"),
+            f"{kind}, {other}{', as numbered' if numbered and 'numbered' not in other else ''}",
+            f"{TOLERANCE} minus how much more two models overlap on one query than on: {other}; {kind}, {how}",
             T,
             SHARE,
-            (
-                ("queries permuted, then matched", "chance", lambda m: T(m, PERMUTED)),
-                ("untrained", "chance", lambda m: T(m, same, "models start")),
-            ),
+            (("queries permuted", "chance", null), ("untrained", "chance", lambda m: T(m, "models start"))),
         )
 
     return (
-        way(MODELS[0], ACROSS),
-        way(MODELS[0], WITHIN),
-        way(MODELS[0], ACROSS, UNMATCHED),
-        *(way(kind, other) for kind in MODELS[1:] for other in (ACROSS, WITHIN)),
+        way(MODELS[0]),
+        way(MODELS[0], "other topics, one model"),
+        way(MODELS[0], "other queries of one topic"),
+        way(MODELS[0], "other queries of one topic, one model"),
+        way(MODELS[0], "queries permuted, as numbered", "same query, as numbered"),
+        *(way(kind, other) for kind in MODELS[1:] for other in ("other topics", "other topics, one model")),
     )
+
+
+def _compared(name: str) -> Statistic:
+    return lambda m: float(m["models"]["models"][0, COMPARED.index(name)])
 
 
 # ---- SC2.5 ----------------------------------------------------------------------------------------------------------
@@ -345,8 +383,8 @@ def _spread(role: str) -> Statistic:
 _COMMON = Axis("topics share a direction", {"common": 1.0})
 _SHAPES = (
     Axis("E = 8, top-2", {"E": 8}),
-    Axis("E = 64, top-8", {"E": 64, "k": 8}),
-    Axis("top-1", {"k": 1}),
+    Axis("E = 32, top-4, d = 64", {"E": 32, "k": 4, "d": 64}),
+    Axis("top-1", {"k": 1, "renormalize": False}),  # renormalized, one gate is 1 always, and the router never trained
     Axis("top-4", {"k": 4}),
 )
 _LOSSES = tuple(
@@ -421,7 +459,8 @@ SPECS = (
         note="Two by two: router trained or frozen at random, inputs with topics or isotropic with as many topics to "
         "tell apart and a task for each. Information is not corrected for chance; its null is.",
         beside=tuple(
-            (f"information, {cell}", "between expert and topic, share of log m", _informed(cell)) for cell in CELLS
+            (f"information, {cell}", "between expert and topic, share of the topics' entropy", _informed(cell))
+            for cell in CELLS
         ),
     ),
     Spec(
@@ -442,9 +481,14 @@ SPECS = (
         "uniform scores the loss is 1 + |C W mu|^2/E, so that its gradient has rank one, along mu (docs/balance.md).",
         beside=(
             (
-                "share of the gradient along mu, scores a tenth as large",
+                "cosine of G mu and C W mu, f = P, scores a tenth as large",
                 "the law says 1 as scores vanish",
-                lambda m: float(m["weight 0"]["gradient"][1, 0]),
+                lambda m: float(m["weight 0"]["gradient"][1, 1, 1]),
+            ),
+            (
+                "share of the gradient along mu, cotangents handed to other tokens",
+                "what any loss has that pulls all tokens alike",
+                lambda m: float(m["weight 0"]["gradient"][0, 3, 0]),
             ),
         ),
     ),
@@ -455,7 +499,7 @@ SPECS = (
         tuple(role for role in ROLES if role.startswith(("mixed", "one topic"))),
         _collapse(),
         (
-            *(Axis(f"batches of {B}", {"batch": B}) for B in (8, 128, 512)),
+            *(Axis(f"batches of {B}", {"batch": B}) for B in (8, 16, 64, 128, 256, 512)),
             Axis("no shared direction", {"common": 0.0}),
             *_LOSSES,
             _LONGER,
@@ -476,20 +520,15 @@ SPECS = (
             Axis("frozen routers", {"router": "frozen"}),
             Axis("balance loss, weight 0.01", {"weight": 0.01}),
         ),
-        (lambda m: float(m["models"]["models"][0, MATCHED]), (0.55, 0.65), "(Jaccard at top-p 0.8, matched)"),
+        (lambda m: float(m["models"]["models"][0, SAME]), (0.55, 0.65), "(Jaccard at top-p 0.8, matched)"),
         note="Three models from different initializations on the same sequences, each pair of models matched on one "
-        "half and scored on the other. 'No greater' is read as: by less than 0.05.",
+        "half of the queries and scored on the other. A query is its topic and a part of its own. 'No greater' is "
+        "read as: by less than 0.05. A claim of equality cannot be beyond a null without anything in common: where it "
+        "holds it ends as 'so does the null'.",
         beside=(
-            (
-                "different questions across models",
-                f"Jaccard of the smallest sets that hold {TOP:.0%} of a query's usage",
-                lambda m: float(m["models"]["models"][0, ACROSS]),
-            ),
-            ("different questions within one model", "the same", lambda m: float(m["models"]["models"][0, WITHIN])),
-            (
-                "matched and scored on the same queries",
-                "what is not to be done: chance alone rises with it",
-                lambda m: float(m["models"]["models"][0, FITTED]),
+            *(
+                (name, f"Jaccard of the smallest sets that hold {TOP:.0%} of a query's usage", _compared(name))
+                for name in COMPARED
             ),
             ("random sets of these sizes", "exact", lambda m: float(m["models"]["sizes"][1])),
         ),

@@ -28,6 +28,7 @@ class Config:
     seed: int = 0
     E: int = 16
     k: int = 2
+    renormalize: bool = True
     d: int = 32
     h: int = 32
     sequences: int = 64
@@ -35,6 +36,7 @@ class Config:
     topics: int = 8
     common: float = 0.0  # strength of the direction that all tokens share
     spread: float = 0.5  # share of the rest that lies within topics
+    query: float = 0.5  # share of that which the tokens of a sequence have in common: a query is more than its topic
     inputs: str = "topics"  # topics; isotropic: the same number of topics, cells of an isotropic Gaussian
     steps: int = 300
     router: str = "trained"  # trained, frozen (random)
@@ -44,7 +46,7 @@ class Config:
     mixed: bool = True  # whether a batch has tokens of all topics, or of one
     order: int = 0  # which random order of batches
     models: int = 1  # trained on the same data, each from its own initialization
-    draws: int = 10  # of each random null
+    draws: int = 20  # of each random null
     permutations: int = 199
     detail: bool = False  # also what only the run of the primary setting is read for: Mantel's test, walls, the law
 
@@ -71,18 +73,20 @@ def batch(config: Config) -> Batch:
     """All data of a run: y = A_topic x, a random linear task for each topic.
 
     Isotropic inputs have topics too, the nearest of the same centres: a router that wants to follow the task can, and
-    only the inputs' clustering is gone. Sequences are then runs of tokens sorted by topic.
+    only the inputs' clustering is gone, in topics and in sequences, which are then runs of tokens sorted by topic. The
+    shared direction stays.
     """
     rng = generator(config.seed, "x")
     drawn = synthetic.sequences(
-        rng, config.sequences, config.length, config.d, config.topics, config.common, config.spread
+        rng, config.sequences, config.length, config.d, config.topics, config.common, config.spread, query=config.query
     )
     x, topic = drawn.x, drawn.label
     if config.inputs == "isotropic":
         x = synthetic.gaussian(rng, len(x), config.d)
-        topic = (x @ drawn.centres.T).argmax(axis=1)  # centres are of one distribution: the largest product is nearest
+        nearness = x @ drawn.centres.T - (drawn.centres**2).sum(axis=1) / 2  # (n, m)
+        topic = nearness.argmax(axis=1)
         order = np.argsort(topic, kind="stable")
-        x, topic = x[order], topic[order]
+        x, topic = x[order] + config.common * drawn.direction, topic[order]
     elif config.inputs != "topics":
         raise ValueError(f"expected inputs of topics or isotropic; got {config.inputs!r}")
     y = synthetic.cluster_tasks(generator(config.seed, "y"), x, topic)
@@ -91,7 +95,8 @@ def batch(config: Config) -> Batch:
 
 def build(config: Config, model: int = 0) -> Any:
     """The untrained mixture of a seed; `model` counts initializations."""
-    return init.gelu_moe(generator(config.seed, "model", model), config.E, config.d, config.h, config.k)
+    rng = generator(config.seed, "model", model)
+    return init.gelu_moe(rng, config.E, config.d, config.h, config.k, renormalize=config.renormalize)
 
 
 def balance_of(config: Config) -> Balance | None:

@@ -22,13 +22,13 @@ from npmoe.geometry import overlap
 from npmoe.geometry.spectra import defined_mean
 
 __all__ = [
-    "Balance",
     "Between",
     "Counts",
     "Estimate",
+    "Evenness",
     "Links",
-    "balance",
     "between",
+    "evenness",
     "links",
     "read",
     "report",
@@ -39,7 +39,12 @@ Array = np.ndarray
 
 P = 0.8  # the share of MY.5's top-p sets
 MEASURES = ("jaccard", "corrected", "weighted_jaccard", "total_variation", "jensen_shannon")
-BALANCE = {
+_RANGES = {  # of the measures that have a basic interval
+    "weighted_jaccard": (0.0, 1.0),
+    "total_variation": (0.0, 1.0),
+    "jensen_shannon": (0.0, np.log(2)),
+}
+INDICES = {
     "CV": overlap.cv,
     "max/mean": overlap.max_over_mean,
     "entropy/log E": overlap.entropy_share,
@@ -208,7 +213,14 @@ def _choices(path: Path, model: str, counts: Array, top1: Array) -> int:
 class Estimate(NamedTuple):
     """A number and its 95 % interval by a parametric bootstrap, arrays of one shape.
 
-    The interval is a lower bound of the uncertainty: choices are drawn as if they were independent, which tokens of one
+    The value is that of the counts as they are, which sampling biases: total variation of few choices is too large, and
+    so on. The interval is the basic one, 2 value - quantiles, within what the number can be: it takes the bias out to
+    first order, so that the value may lie outside. What remains is of second order where usage is far from the ends
+    of the number's range. At an end it is not: of two kinds that share one usage the interval of total variation stays
+    above 0, and `Between.same` says what they would give. Jaccard of top-p sets, also corrected, moves in jumps, whose
+    errors a reflection turns the wrong way: it keeps the quantiles.
+
+    The width is a lower bound of the uncertainty: choices are drawn as if they were independent, which tokens of one
     text are not, and the texts stand for no other texts.
     """
 
@@ -233,7 +245,7 @@ class Between(NamedTuple):
     sizes: Array
 
 
-class Balance(NamedTuple):
+class Evenness(NamedTuple):
     """How evenly experts are used, by name of the index: (D, L) each."""
 
     indices: dict[str, Estimate]
@@ -278,7 +290,7 @@ def between(c: Counts, rng: np.random.Generator, draws: int = 200, p: float = P)
     same, _ = _compared(_drawn(pooled, c.counts, rng, draws), p)
     by_layer = c.counts.swapaxes(0, 1)  # (L, D, E)
     return Between(
-        {name: _interval(found[name], drawn[name]) for name in MEASURES},
+        {name: _interval(found[name], drawn[name], _RANGES.get(name)) for name in MEASURES},
         {name: same[name].mean(axis=0) for name in MEASURES},
         chance,
         overlap.mutual_information(by_layer),
@@ -312,23 +324,37 @@ def _drawn(shares: Array, counts: Array, rng: np.random.Generator, draws: int) -
     return rng.multinomial(counts.sum(axis=-1), shares, size=size)
 
 
-def _interval(value: Array, drawn: Array) -> Estimate:
-    """Percentiles of (B, ...) about the value (...)."""
+def _interval(value: Array, drawn: Array, span: tuple[float, float] | None) -> Estimate:
+    """Basic interval of the value (...) from draws (B, ...), within the span; without one the draws' quantiles.
+
+    Drawn from the counts, a number errs as the counts' number does of the truth, about: so errors are taken off the
+    value. Quantiles themselves would have the bias twice. Source: Davison and Hinkley 1997, section 5.2.
+    """
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    return Estimate(value, low, high)
+    if span is None:
+        return Estimate(value, low, high)
+    return Estimate(value, np.clip(2 * value - high, *span), np.clip(2 * value - low, *span))
 
 
-def balance(c: Counts, rng: np.random.Generator, draws: int = 200) -> Balance:
+def evenness(c: Counts, rng: np.random.Generator, draws: int = 200) -> Evenness:
     """How evenly experts are used, for each kind of text and layer: CV, max/mean, entropy / log E, Gini, Jain.
 
     Examples
     --------
     >>> c = Counts("m", ("a",), (0,), np.array([[[3, 1]]]))
-    >>> balance(c, np.random.default_rng(0)).indices["max/mean"].value
+    >>> evenness(c, np.random.default_rng(0)).indices["max/mean"].value
     array([[1.5]])
     """
     drawn = _drawn(c.counts, c.counts, rng, draws)
-    return Balance({name: _interval(index(c.counts), index(drawn)) for name, index in BALANCE.items()})
+    E = c.counts.shape[-1]
+    ranges = {
+        "CV": (0.0, np.sqrt(E - 1)),
+        "max/mean": (1.0, E),
+        "entropy/log E": (0.0, 1.0),
+        "Gini": (0.0, 1 - 1 / E),
+        "Jain": (1 / E, 1.0),
+    }
+    return Evenness({name: _interval(index(c.counts), index(drawn), ranges[name]) for name, index in INDICES.items()})
 
 
 def links(c: Counts, rng: np.random.Generator, draws: int = 20) -> Links:
@@ -399,6 +425,9 @@ def _lines(rows: list[tuple[str, ...]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+_HEAD = "[95 %, a lower bound of the width; bias taken out to first order only, so a value may lie outside]"
+
+
 def table(c: Counts, rng: np.random.Generator) -> list[str]:
     """One model's answers as lines of text."""
     D, _, E = c.counts.shape
@@ -407,9 +436,9 @@ def table(c: Counts, rng: np.random.Generator) -> list[str]:
     size = f"{choices.min():,}" if np.ptp(choices) == 0 else f"{choices.min():,} to {choices.max():,}"
     lines = [f"{first}; {size} choices a layer for each of {', '.join(c.domains)}"]
     if D > 1:
-        lines += ["", f"Usage by two kinds of text, mean over {D * (D - 1) // 2} pairs [95 %, a lower bound]"]
+        lines += ["", f"Usage by two kinds of text, mean over {D * (D - 1) // 2} pairs {_HEAD}"]
         lines += _between_lines(c, between(c, rng))
-    lines += ["", "Balance of usage [95 %, a lower bound]", *_balance_lines(c, balance(c, rng))]
+    lines += ["", f"Evenness of usage {_HEAD}", *_evenness_lines(c, evenness(c, rng))]
     if c.crosslayer is not None and len(c.layers) > 1:
         lines += ["", "Links between choices, canonical correlations", *_links_lines(c, links(c, rng))]
     return lines
@@ -430,7 +459,7 @@ def _between_lines(c: Counts, b: Between) -> list[str]:
     return _lines(rows)
 
 
-def _balance_lines(c: Counts, b: Balance) -> list[str]:
+def _evenness_lines(c: Counts, b: Evenness) -> list[str]:
     rows: list[tuple[str, ...]] = [("layer", "text", *b.indices)]
     for i, layer in enumerate(c.layers):
         for d, domain in enumerate(c.domains):
@@ -472,9 +501,13 @@ and a low overlap here counts against MY.7 in that model and layer. Which layers
 on small differences: there read total variation, not Jaccard. MY.5 is about two models on one question: counts keep
 neither questions nor tokens, and a matching of two models' experts cannot be fitted on one half of the tokens and
 scored on the other, so nothing here is for or against it. The overlap of two tokens, or of one token in two models, is
-never measured. Intervals are lower bounds of the uncertainty: choices are drawn as if independent, which the tokens of
-one text, and the k choices of a token, are not; and there is one sample of each kind of text. Links pair the j-th
-choice with the j-th choice only, between the layers named, which need not be neighbours in the model."""
+never measured. Values are those of the counts, which sampling biases (total variation, Jensen-Shannon, CV, Gini and
+max/mean upwards, weighted Jaccard downwards); intervals have that bias taken out to first order, so that a value may
+lie outside its own (but for Jaccard of top-p sets, which moves in jumps: there it is the plain quantiles). First order
+is not enough where kinds of text are all but alike (there read the value beside "if alike", not the interval), nor
+where usage is all but even. The widths are lower bounds of the uncertainty: choices are drawn as if independent, which
+the tokens of one text, and the k choices of a token, are not; and there is one sample of each kind of text. Links pair
+the j-th choice with the j-th choice only, between the layers named, which need not be neighbours in the model."""
 
 
 def report(path: Path | str, seed: int = 0) -> str:

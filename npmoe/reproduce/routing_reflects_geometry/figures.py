@@ -10,18 +10,8 @@ from npmoe.reproduce import draw
 from npmoe.reproduce.draw import Mark
 from npmoe.reproduce.experiment import Models, Trial
 from npmoe.reproduce.paper import Results
-from npmoe.reproduce.routing_reflects_geometry.claims import (
-    ACROSS,
-    CELLS,
-    END,
-    FITTED,
-    MATCHED,
-    PERMUTED,
-    UNMATCHED,
-    WEIGHTS,
-    WITHIN,
-)
-from npmoe.reproduce.routing_reflects_geometry.measure import BATCHES, GRID, PAIRED
+from npmoe.reproduce.routing_reflects_geometry.claims import CELLS, END, WEIGHTS
+from npmoe.reproduce.routing_reflects_geometry.measure import BATCHES, COMPARED, GRID, PAIRED
 
 __all__ = ["figures"]
 
@@ -54,8 +44,8 @@ def figures(results: Results, plan: Trial) -> dict[str, dict[str, Any]]:
 def _similarity(seeds: list[Models]) -> Mark:
     """Similarity of hidden states against overlap of sets, and the pairs that refute "necessary"."""
     tables = np.stack([m["base"]["by cosine"] for m in seeds])  # (S, 3, b)
-    known = ~np.isnan(tables[:, :2]).any(axis=(0, 1))
     cosines = np.concatenate([m["base"]["pair cosines"] for m in seeds])[::8]
+    cosines = cosines[~np.isnan(cosines)]
     d, E, k = (getattr(seeds[0].configs["base"], name) for name in ("d", "E", "k"))
     return draw.figure(
         "M1",
@@ -73,7 +63,7 @@ def _similarity(seeds: list[Models]) -> Mark:
                 draw.axis("cosine of the hidden states"),
                 draw.axis("overlap of the chosen sets"),
                 [
-                    draw.band("pairs of tokens", "top2", tables[:, 0, known].mean(axis=0), tables[:, 1, known]),
+                    _curve("pairs of tokens", "top2", tables[:, :2]),
                     draw.points("pairs in the router's null space", "null", cosines, np.ones(len(cosines))),
                     draw.level("chance, k/E", k / E, "other"),
                 ],
@@ -82,18 +72,22 @@ def _similarity(seeds: list[Models]) -> Mark:
     )
 
 
+def _curve(name: str, role: str, tables: Array) -> Mark:
+    """A band through bins that all seeds have, from (S, 2, b): where they lie, and values."""
+    known = ~np.isnan(tables).any(axis=(0, 1))
+    return draw.band(name, role, tables[:, 0, known].mean(axis=0), tables[:, 1, known])
+
+
 def _law(seeds: list[Models]) -> Mark:
     panels = []
     E, k = seeds[0].configs["base"].E, seeds[0].configs["base"].k
     grid = np.linspace(-0.95, 0.95, 60)
     law = overlap.topk_law(grid, k / E)
     for name, title, role in (("law", "trained router", "top2"), ("law random", "random router", "untrained")):
-        tables = np.stack([m["base"][name] for m in seeds])  # (S, 4, b)
-        known = ~np.isnan(tables).any(axis=(0, 1))
-        rho = tables[:, 0, known].mean(axis=0)
+        tables = np.stack([m["base"][name] for m in seeds])  # (S, 6, b)
         marks = [
-            draw.band(f"{title}: pairs of tokens", role, rho, tables[:, 1, known]),
-            draw.band("normal scores of that correlation, simulated", "null", rho, tables[:, 3, known]),
+            _curve(f"{title}: pairs of tokens", role, tables[:, :2]),
+            _curve("Gaussian hidden states of the same covariance", "null", tables[:, 3:5]),
             draw.line("the law for many experts", "other", grid, law),
         ]
         panels.append(
@@ -102,9 +96,13 @@ def _law(seeds: list[Models]) -> Mark:
     return draw.figure(
         "M2",
         "Overlap of top-k sets against the correlation of scores",
-        f"With bivariate normal scores the overlap follows one law; for {E} experts, top-{k}, the law lies above what "
-        "is simulated by up to 0.04. A random router follows it where hidden states are nearly Gaussian; a trained "
-        "one, whose scores fall into groups, has less overlap at small correlations and far more at large ones.",
+        f"Pairs of tokens sorted by the correlation of their {E} scores, mean and range over seeds, beside Gaussian "
+        "hidden "
+        "states of the same mean and covariance through the same router, and the law for bivariate normal scores in "
+        "the "
+        f"limit of many experts. At top-{k} of {E} the law is too high, and sorting by a correlation that is itself an "
+        "estimate moves pairs between bins; both curves are sorted alike. What lies between them is the clustering of "
+        "hidden states.",
         "ours",
         ("MY.1c",),
         panels,
@@ -132,7 +130,7 @@ def _mantel(seeds: list[Models]) -> Mark:
         "Mantel correlation of hidden similarity and usage similarity, one dot a seed: trained routers (triangles), "
         "random "
         "routers of the same sharpness (crosses), and the trained ones with their coordinates permuted (plus signs). A "
-        "random router reflects geometry as well; training sharpens it.",
+        "random router reflects geometry as well: what training adds is the distance from it.",
         "ours",
         ("MY.1c",),
         panels,
@@ -192,7 +190,7 @@ def _two_by_two(seeds: list[Models]) -> Mark:
             draw.panel(
                 "information",
                 draw.axis("router, inputs"),
-                draw.axis("share of log m"),
+                draw.axis("share of the topics' entropy"),
                 strips(lambda run: float(run["information"][END]), lambda run: float(run["information null"][END])),
             ),
             draw.panel(
@@ -224,30 +222,27 @@ def _balance(seeds: list[Models]) -> Mark:
     ]
     uses = [
         draw.band("entropy of usage over log E", "experts", x, table(lambda run: float(run["usage"][END, 0]))),
-        draw.band("information, share of log m", "dense", x, table(lambda run: float(run["information"][END]))),
+        draw.band("information, share of H(topic)", "dense", x, table(lambda run: float(run["information"][END]))),
         draw.band("information, topics permuted", "null", x, table(lambda run: float(run["information null"][END]))),
     ]
     gradients = []
-    for name, column, role in (("as they are", 0, "top2"), ("less their mean", 1, "null")):
-        gradients.append(
-            draw.strip(f"hidden states {name}", role, [float(m[at[0]]["gradient"][0, column]) for m in seeds])
-        )
-        gradients.append(
-            draw.strip(f"{name}, scores a tenth", role, [float(m[at[0]]["gradient"][1, column]) for m in seeds])
-        )
+    for name, row, role in (("Switch", 0, "top2"), ("Switch, f = P", 1, "soft"), ("the task", 2, "null"),
+                            ("random cotangents", 4, "control")):  # fmt: skip
+        gradients.append(draw.strip(f"{name}: share", role, [float(m[at[0]]["gradient"][0, row, 0]) for m in seeds]))
+        gradients.append(draw.strip(f"{name}: cosine", role, [float(m[at[0]]["gradient"][0, row, 1]) for m in seeds]))
     return draw.figure(
         "M6",
         "What the load-balancing loss suppresses",
         "Left: the router's response |C W v|/|v| along the mean hidden state, along the data's own spread, and along "
-        "random "
-        "directions. Middle: what becomes of use and specialization. Right: share of the loss's gradient on the "
-        "untrained router that lies along the mean hidden state; the law near uniform scores says all of it.",
+        "random directions. Middle: use and specialization. Right: gradients on the untrained router, their share "
+        "along the "
+        "mean hidden state mu, and the cosine of G mu with C W mu, by which a step against G shrinks the response.",
         "ours",
         ("MY.3",),
         [
             draw.panel("the router's response", weight, draw.axis("|C W v| / |v|", "log"), responses),
             draw.panel("use and specialization", weight, draw.axis("share"), uses),
-            draw.panel("gradient along the mean", draw.axis("router"), draw.axis("share of |gradient|^2"), gradients),
+            draw.panel("gradients", draw.axis("gradient of"), draw.axis("share, cosine"), gradients),
         ],
     )
 
@@ -278,27 +273,21 @@ def _batch(seeds: list[Models]) -> Mark:
 
 
 def _models(seeds: list[Models]) -> Mark:
-    names = (
-        ("same query, as numbered", UNMATCHED, "untrained"),
-        ("same query, matched", MATCHED, "top2"),
-        ("same query, matched on itself", FITTED, "paper"),
-        ("different queries, across models", ACROSS, "soft"),
-        ("different queries, one model", WITHIN, "soft"),
-        ("queries permuted, then matched", PERMUTED, "null"),
-    )
+    roles = ("untrained", "top2", "paper", "soft", "dense", "soft", "dense", "null", "null", "null")
     panels = []
     for title, key in (("trained", "models"), ("untrained", "models start")):
-        strips = [
-            draw.strip(name, role, [float(m["models"][key][0, column]) for m in seeds]) for name, column, role in names
+        marks = [
+            draw.strip(name, role, [float(m["models"][key][0, column]) for m in seeds])
+            for column, (name, role) in enumerate(zip(COMPARED, roles, strict=True))
         ]
-        strips.append(draw.level("60 %", 0.6, "paper"))
-        panels.append(draw.panel(title, draw.axis("pairs"), draw.axis("Jaccard at top-p 0.8"), strips))
+        marks.append(draw.level("60 %", 0.6, "paper"))
+        panels.append(draw.panel(title, draw.axis("pairs"), draw.axis("Jaccard at top-p 0.8"), marks))
     return draw.figure(
         "M8",
         "Do different models use the same experts on one query?",
         "Three models a seed, trained on the same sequences from different initializations. Experts are matched on one "
-        "half of the queries and scored on the other. MY says that one query's overlap across models is no greater "
-        "than that of different queries, about 60 %.",
+        "half of the queries and scored on the other; a query is a topic and a part of its own. MY says that one "
+        "query's overlap across models is no greater than that of different queries, about 60 %.",
         "ours",
         ("MY.5",),
         panels,
@@ -346,7 +335,7 @@ def _batch_size(results: Results, plan: Trial) -> Mark:
     axes = {axis.change["batch"]: axis for axis in spec.axes if "batch" in axis.change}
     sizes = sorted({32, *axes})
     panels = []
-    for title, column in (("information, share of log m", None), ("entropy within topics over log E", 2)):
+    for title, column in (("information, share of H(topic)", None), ("entropy within topics over log E", 2)):
         marks = []
         for kind, style in (("mixed", "top2"), ("one topic", "dense")):
             for weight in (0.01, 0.0):

@@ -3,28 +3,29 @@
 n tokens, d width, E experts, k experts a token, S sequences, m topics, M models. Ends: untrained and trained.
 
 bounds (9, 4)                   checked, violations, worst, broken of each statement of `BOUNDS`, random and near pairs
-pairs (3,)                      null-space pairs: how many; of these with the same set and gates; their largest cosine
-pair cosines (n,)               of all of them
+pairs (2,)                      how many null-space pairs; how many with the same set and gates at a cosine of 0 or
+below pair cosines (n,)               null-space pairs: cosines of those with the same set and gates, else NaN
 pair (5,)                       the pair with the smallest cosine: its token, cosine, |x|, |y|, largest gate difference
 batch (2, 2, 3, b)              with detail: see `_gains`
 mantel (len(PAIRED), 2)         with detail: r and p of hidden and usage similarity, readings `PAIRED`
 mantel random, mantel permuted (draws, len(PAIRED))   with random routers, and with the router's coordinates permuted
 mantel start (len(PAIRED),)     untrained
 by cosine (3, b)                hidden cosine in bins: its mean, the mean overlap of sets, pairs
-law (4, b), law random (4, b)   correlation of scores in bins: its mean, the mean overlap of sets, pairs, simulated
+law (6, b), law random (6, b)   correlation of scores in bins, with the trained and a random router: see `_law`
 row share (2, 2)                both ends: share of hidden variance in row(C W), and what random subspaces have
-information (2,), information null (2,)   of choice and topic over log m, both ends; the mean over permuted topics
-usage (2, 3)                    entropy over log E, largest over mean, entropy within topics over log E; both ends
+information (2,), information null (2,)   of choice and topic over H(topic), both ends; the mean over permuted topics
+usage (2, 4)                    entropy over log E, largest over mean, entropy within topics over log E, and with topics
+                                permuted; both ends
 response (2, 4)                 the router's response along the mean hidden state, as `mean_response` has it; both ends
 size (2,)                       |C W|_F at both ends
-gradient (2, 3)                 of the Switch loss along the mean hidden state, see `_gradient`
+gradient (2, 5, 2)              of the Switch loss and others along the mean hidden state, see `_gradient`
 ambiguity (7,)                  mean error, individual, spread; tokens, violations of the identity, its largest error
 over
                                 what rounding allows; rms cosine of the experts' mean Jacobians
 radius (3,)                     quantiles 5, 50, 95 % of the certified radius over |x|; NaN where soft
 wall (4, q), wall ends (3,)     with detail: see `_wall`
 loss ()                         at the end, of the last batch
-models (...)                    see `_models`; only where there are several
+models, models start, sizes     see `_models`; only where there are several
 """
 
 from dataclasses import replace
@@ -35,7 +36,7 @@ import numpy as np
 from npmoe.geometry import overlap
 from npmoe.geometry.spectra import cosines, rms_cosine
 from npmoe.model.balance import Balance, batch_term
-from npmoe.model.train import fit
+from npmoe.model.train import fit, mse
 from npmoe.probe import function, usage
 from npmoe.probe.site import Site, site
 from npmoe.reproduce.routing_reflects_geometry.config import (
@@ -48,7 +49,7 @@ from npmoe.reproduce.routing_reflects_geometry.config import (
     generator,
 )
 
-__all__ = ["BATCHES", "BOUNDS", "GRID", "PAIRED", "TOP", "compute"]
+__all__ = ["BATCHES", "BOUNDS", "COMPARED", "GRID", "MODELS", "PAIRED", "TOP", "compute"]
 
 Array = np.ndarray
 Arrays = dict[str, Array]
@@ -94,10 +95,10 @@ def compute(config: Config) -> Arrays:
         **_bounds(end, config),
         **_pairs(end, config),
         **_information(start, end, config),
-        **_ambiguity(end, data),
+        **_ambiguity(end, data, config),
         "response": np.array([usage.mean_response(s) for s in (start, end)]),
         "size": np.array([np.linalg.norm(usage.centred(s)) for s in (start, end)]),
-        "gradient": _gradient(first, data),
+        "gradient": _gradient(first, data, config),
         "row share": np.array([usage.row_share(s) for s in (start, end)]),
         "loss": np.array(loss),
     }
@@ -146,6 +147,8 @@ def _bounds(here: Site, config: Config) -> Arrays:
 
 def _pairs(here: Site, config: Config) -> Arrays:
     """Pairs in the router's null space: the same routing at the smallest cosine that can be had, but for a tenth."""
+    if not usage.null_basis(here).shape[1]:  # as many experts as dimensions: nothing is hidden from the router
+        return {"pair cosines": np.full(here.n, np.nan), "pairs": np.zeros(2), "pair": np.full(5, np.nan)}
     rng = generator(config.seed, "pairs", 1)
     seen = here.x @ usage.row_basis(here)
     size = np.linalg.norm(here.x, axis=1)
@@ -157,11 +160,11 @@ def _pairs(here: Site, config: Config) -> Arrays:
     scale = np.abs(here.router.effective).sum(axis=1).max() * np.maximum(np.abs(y), np.abs(here.x)).max(axis=1)  # type: ignore[union-attr]
     equal = (np.sort(chosen, axis=1) == np.sort(here.chosen, axis=1)).all(axis=1)  # type: ignore[arg-type]
     equal &= apart <= 4 * config.d * np.finfo(float).eps * scale
-    cosine = (here.x * y).sum(axis=1) / (size * np.linalg.norm(y, axis=1))
+    cosine = np.where(equal, (here.x * y).sum(axis=1) / (size * np.linalg.norm(y, axis=1)), np.nan)
     at = int(np.where(equal, cosine, np.inf).argmin())
     return {
         "pair cosines": cosine,
-        "pairs": np.array([here.n, equal.sum(), cosine[equal].max(initial=-1)]),
+        "pairs": np.array([here.n, (cosine <= 0).sum()]),
         "pair": np.array([at, cosine[at], size[at], np.linalg.norm(y[at]), apart[at]]),
     }
 
@@ -219,24 +222,26 @@ def _mantel(start: Site, end: Site, config: Config) -> Arrays:
     W = moe.router
     size = np.linalg.norm(W - W.mean(axis=0))
     nulls: dict[str, list[Array]] = {"mantel random": [], "mantel permuted": []}
+    random = end
     for _ in range(config.draws):
         other = rng.standard_normal(W.shape)
         other *= size / np.linalg.norm(other - other.mean(axis=0))  # as sharp, and looking elsewhere
         for name, router in (("mantel random", other), ("mantel permuted", W[:, rng.permutation(config.d)])):
             null = replace(site(replace(moe, router=router), end.x), labels=end.labels)
             nulls[name].append(all_of(null)[:, 0])
+            random = null if name == "mantel random" else random
     return {
         "mantel": all_of(end, config.permutations),
         "mantel start": all_of(start)[:, 0],
         **{name: np.array(values) for name, values in nulls.items()},
         "law": _law(_some(end, config), config),
         "by cosine": _by_cosine(_some(end, config)),
-        "law random": _law(_some(null, config), config),
+        "law random": _law(_some(random, config), config),
     }
 
 
-def _binned(at: Array, values: Array, edges: Array, fewest: int = 20) -> tuple[Array, Array]:
-    """Means of `at`, of values, and counts in bins, (3, b), NaN where there are few; and which bins have enough."""
+def _binned(at: Array, values: Array, edges: Array, fewest: int = 20) -> Array:
+    """Means of `at`, of values, and counts in bins, (3, b), NaN where there are few."""
     bins = np.clip(np.digitize(at, edges) - 1, 0, len(edges) - 2)
     count = np.bincount(bins, minlength=len(edges) - 1)
     out = np.full((3, len(edges) - 1), np.nan)
@@ -244,28 +249,36 @@ def _binned(at: Array, values: Array, edges: Array, fewest: int = 20) -> tuple[A
     for row, weights in zip(out, (at, values, None), strict=True):
         total = np.bincount(bins, weights, len(edges) - 1)[some]
         row[some] = total if weights is None else total / count[some]
-    return out, some
+    return out
 
 
 def _by_cosine(here: Site) -> Array:
     i, j = np.triu_indices(here.n, 1)
     cosine = np.clip(usage.hidden_similarity(here, "cosine")[i, j], -1, 1)
-    return _binned(cosine, usage.similarity(here, "set_overlap")[i, j], np.linspace(-1, 1, 21))[0]
+    return _binned(cosine, usage.similarity(here, "set_overlap")[i, j], np.linspace(-1, 1, 21))
 
 
 def _law(here: Site, config: Config) -> Array:
-    """Overlap of two tokens' sets against the correlation of their scores, in bins: mean correlation, mean overlap,
-    pairs, and what simulated normal scores of that correlation have, (4, b)."""
-    s = usage.centred(here) @ here.x.T  # (E, n)
-    s = s.T / np.linalg.norm(s, axis=0)[:, None]
+    """Overlap of two tokens' sets against the correlation of their scores, in bins, (6, b): mean correlation, mean
+    overlap and pairs; and the same of Gaussian hidden states of the same mean and covariance through this router.
+
+    A correlation of so few scores is an estimate, and sorting by it biases the overlap in each bin: both sides are
+    sorted alike.
+    """
+    rng = generator(config.seed, "null", 2)
+    covariance = np.cov(here.x.T)
+    values, vectors = np.linalg.eigh(covariance)
+    noise = rng.standard_normal((here.n, config.d)) * np.sqrt(np.maximum(values, 0))
+    plain = site(here.router.moe, here.x.mean(axis=0) + noise @ vectors.T)  # type: ignore[union-attr]
+    return np.vstack([_by_correlation(s) for s in (here, plain)])
+
+
+def _by_correlation(here: Site) -> Array:
+    s = (here.x @ usage.centred(here).T).T  # (E, n)
+    s = (s / np.linalg.norm(s, axis=0)).T
     i, j = np.triu_indices(here.n, 1)
     rho = np.clip((s @ s.T)[i, j], -1, 1)
-    both = usage.similarity(here, "set_overlap")[i, j]
-    found, some = _binned(rho, both, np.linspace(-1, 1, 21))
-    drawn = np.full(len(some), np.nan)
-    rng = generator(config.seed, "null", 2)
-    drawn[some] = overlap.topk_simulated(found[0, some], config.E, config.k, rng, 4000)
-    return np.vstack([found, drawn])
+    return _binned(rho, usage.similarity(here, "set_overlap")[i, j], np.linspace(-1, 1, 21))
 
 
 # ---- specialization -------------------------------------------------------------------------------------------------
@@ -281,36 +294,41 @@ def _table(here: Site, topic: Array, E: int) -> Array:
 
 
 def _information(start: Site, end: Site, config: Config) -> Arrays:
-    """Information between expert and topic in shares of log m, and its null: whole sequences given other topics."""
+    """Information between expert and topic in shares of the topics' entropy, and with whole sequences given other "
+    "topics."""
     found: dict[str, list[Any]] = {"information": [], "information null": [], "usage": []}
     for here in (start, end):
         topic = here.labels["topic"]
-        most = np.log(config.topics)
+        share = np.unique(topic, return_counts=True)[1] / here.n
+        most = float(-(share * np.log(share)).sum())  # the topics' own entropy
         table = _table(here, topic, config.E)
-        found["information"].append(float(overlap.mutual_information(table)) / most)
         rng = generator(config.seed, "null", 3)
         blocks = topic.reshape(config.sequences, config.length)
-        null = [
-            float(overlap.mutual_information(_table(here, blocks[rng.permutation(len(blocks))].ravel(), config.E)))
-            for _ in range(config.draws)
-        ]
-        found["information null"].append(np.mean(null) / most)
+        null = [_table(here, blocks[rng.permutation(len(blocks))].ravel(), config.E) for _ in range(config.draws)]
+        found["information"].append(float(overlap.mutual_information(table)) / most)
+        found["information null"].append(np.mean([overlap.mutual_information(t) for t in null]) / most)
         counts = table.sum(axis=0)
-        within = np.average([overlap.entropy_share(row) for row in table], weights=table.sum(axis=1))
-        found["usage"].append([overlap.entropy_share(counts), overlap.max_over_mean(counts), within])
+        within = [_within(table), float(np.mean([_within(t) for t in null]))]
+        found["usage"].append([overlap.entropy_share(counts), overlap.max_over_mean(counts), *within])
     return {name: np.array(values) for name, values in found.items()}
+
+
+def _within(table: Array) -> float:
+    """Entropy of usage within a topic over log E, mean over tokens."""
+    return float(np.average(overlap.entropy_share(table), weights=table.sum(axis=1)))
 
 
 # ---- balance --------------------------------------------------------------------------------------------------------
 
 
-def _share_along(moe: Any, x: Array, mu: Array, balance: Balance) -> float:
-    """Share of the balance loss's gradient on the router that lies along mu."""
-    _, ds = balance(moe.scores(x), moe.route(x)[1])
-    G = ds.T @ x  # (E, d)
-    total = float((G**2).sum())
-    along = G @ mu / np.linalg.norm(mu)
-    return float(along @ along) / total if total > 0 else float("nan")
+def _along(G: Array, W: Array, mu: Array) -> list[float]:
+    """Share of a gradient on the router that lies along mu, and the cosine of G mu with C W mu: a step against G
+    shrinks the response along mu where it is positive."""
+    total, response = float((G**2).sum()), (W - W.mean(axis=0)) @ mu
+    along = G @ mu
+    size = float(np.linalg.norm(along) * np.linalg.norm(response))
+    share = float(along @ along) / float(mu @ mu) / total if total > 0 else float("nan")
+    return [share, float(along @ response) / size if size > 0 else float("nan")]
 
 
 def _small(moe: Any, scale: float) -> Any:
@@ -318,13 +336,29 @@ def _small(moe: Any, scale: float) -> Any:
     return replace(moe, router=scale * moe.router)
 
 
-def _gradient(moe: Any, data: Batch) -> Array:
-    """Share of the Switch loss's gradient along the mean hidden state, (2, 3): on the untrained router, and with
-    scores a tenth as large, where the law holds; with counts, with counts on x less its mean, and with f = P."""
+def _gradient(moe: Any, data: Batch, config: Config) -> Array:
+    """Gradients on the untrained router, (2, 5, 2): scores as they are and a tenth as large; of the Switch loss, of the
+    Switch loss with f = P, of the task, of the Switch loss with its cotangents handed to other tokens, of random
+    cotangents; their share along the mean hidden state and the cosine of G mu with C W mu (`_along`)."""
+    rng = generator(config.seed, "null", 5)
     mu = data.x.mean(axis=0)
-    hard, soft = Balance(), Balance(fraction="soft")
-    cases = ((data.x, hard), (data.x - mu, hard), (data.x, soft))
-    return np.array([[_share_along(_small(moe, scale), x, mu, loss) for x, loss in cases] for scale in (1.0, 0.1)])
+    rows = []
+    for scale in (1.0, 0.1):
+        model = _small(moe, scale)
+        scores, chosen = model.scores(data.x), model.route(data.x)[1]
+        hard, soft = (balance(scores, chosen)[1] for balance in (Balance(), Balance(fraction="soft")))
+        prediction, trace = model.forward(data.x)
+        task = model.vjp(trace, mse(prediction, data.y)[1], wrt_x=False)[1].router
+        random = rng.standard_normal(scores.shape)
+        others = [
+            hard.T @ data.x,
+            soft.T @ data.x,
+            task,
+            hard[rng.permutation(len(hard))].T @ data.x,
+            random.T @ data.x,
+        ]
+        rows.append([_along(G, model.router, mu) for G in others])
+    return np.array(rows)
 
 
 def _gains(moe: Any, data: Batch, config: Config) -> Array:
@@ -343,10 +377,11 @@ def _gains(moe: Any, data: Batch, config: Config) -> Array:
 def _batches(moe: Any, data: Batch, loss: Balance, mixed: bool, rng: np.random.Generator, config: Config) -> Array:
     n = len(data.x)
     Sigma = np.cov(data.x.T, bias=True)
-    topics, at = np.unique(data.topic, return_inverse=True)
-    # a topic is drawn first, all alike, and then its tokens
-    between = np.cov(np.stack([data.x[at == t].mean(axis=0) for t in range(len(topics))]).T, bias=True)
-    within = np.mean([np.cov(data.x[at == t].T, bias=True) for t in range(len(topics))], axis=0)
+    topics, at, count = np.unique(data.topic, return_inverse=True, return_counts=True)
+    # a topic is drawn first, by its size, and then its tokens
+    means = np.stack([data.x[at == t].mean(axis=0) for t in range(len(topics))])
+    between = np.cov(means.T, bias=True, fweights=count)
+    within = Sigma - between
     scores, chosen = moe.scores(data.x), moe.route(data.x)[1]
     whole = loss(scores, chosen)[0]
     out = np.zeros((3, len(BATCHES)))
@@ -354,16 +389,18 @@ def _batches(moe: Any, data: Batch, loss: Balance, mixed: bool, rng: np.random.G
         out[0, i] = batch_term(Sigma, moe.router, B) if mixed else batch_term(within, moe.router, B, between=between)
         values = []
         for _ in range(10 * config.draws):
-            pool = np.arange(n) if mixed else np.flatnonzero(at == rng.integers(len(topics)))
+            pool = np.arange(n) if mixed else np.flatnonzero(at == at[rng.integers(n)])
             some = rng.choice(pool, B)  # with replacement: tokens of a batch are independent
             values.append(loss(scores[some], chosen[some])[0] - whole)
         out[1:, i] = np.mean(values), np.std(values, ddof=1) / np.sqrt(len(values))
     return out
 
 
-def _ambiguity(here: Site, data: Batch) -> Arrays:
+def _ambiguity(here: Site, data: Batch, config: Config) -> Arrays:
     """Error taken apart; the identity's violations and its largest error over what rounding allows: sums of d squares
     and k weights, of which each is rounded a few times, (d + k + 8) eps of the larger terms."""
+    if not config.renormalize:  # the identity needs gates that sum to 1
+        return {"ambiguity": np.array([np.nan, np.nan, np.nan, 0, 0, 0, np.nan])}
     found = usage.ambiguity(here, data.y)
     k = here.E if here.chosen is None else here.chosen.shape[1]
     allowed = (data.y.shape[1] + k + 8) * np.finfo(float).eps * (found.individual + found.spread)
@@ -404,92 +441,120 @@ def _wall(here: Site, config: Config) -> Arrays:
 
 # ---- several models on the same data --------------------------------------------------------------------------------
 
+MODELS = ("jaccard of sets", "jaccard corrected for chance", "weighted jaccard of usage", "overlap of tokens' sets")
+#: What two models, or one, are compared on, scored on the half of the queries that no matching was fitted on.
+COMPARED = (
+    "same query, as numbered",
+    "same query",
+    "same query, fitted on itself",
+    "other topics",
+    "other queries of one topic",
+    "other topics, one model",
+    "other queries of one topic, one model",
+    "queries permuted, as numbered",
+    "queries permuted",
+    "other topics, queries permuted",
+)
+
 
 def _models(config: Config, data: Batch) -> Arrays:
-    """Overlap of the experts that models use, at both ends (2, ...), means over pairs of models, on held-out sequences.
+    """Overlap of the experts that models use, mean over pairs of models.
 
-    models, models start (r, 6) for the readings of `MODELS`: the same query, unmatched and matched; matched on the very
-    sequences that are scored; different queries, across models (matched) and within one; queries permuted before
-    matching. sizes (2,): mean size of a query's set over E, and the Jaccard that random sets of these sizes have.
+    models, models start (4, 10): readings `MODELS`, comparisons `COMPARED`, trained and untrained. Experts are
+    matched on
+    one half of the queries unless said otherwise. sizes (2,): mean size of a query's set over E, and the Jaccard that
+    random sets of these sizes have.
     """
     ends = [_trained(config, data, model)[:2] for model in range(config.models)]
     found = {}
     for name, end in (("models start", 0), ("models", 1)):
         sites = [_site(pair[end], data) for pair in ends]
-        found[name] = _compared(sites, config)
-    sets = overlap.top_p(np.concatenate([_frequencies(s) for s in sites]), TOP)
-    sizes = sets.sum(axis=1)
+        pairs = [(a, b) for a in range(len(sites)) for b in range(a)]
+        rngs = [generator(config.seed, "match", i) for i in range(len(pairs))]
+        each = [_pair(sites[a], sites[b], config, rng) for (a, b), rng in zip(pairs, rngs, strict=True)]
+        found[name] = np.mean(each, axis=0)
+    sizes = overlap.top_p(np.concatenate([usage.frequencies(s)[1] for s in sites]), TOP).sum(axis=1)
     chance = overlap.jaccard_chance(sizes[:, None], sizes[None], config.E).mean()
     return {**found, "sizes": np.array([sizes.mean() / config.E, chance])}
 
 
-MODELS = ("jaccard of sets", "weighted jaccard of usage", "overlap of tokens' sets")
+def _pair(one: Site, other: Site, config: Config, rng: np.random.Generator) -> Array:
+    """One pair of models by each reading of `MODELS`, (4, 10). The null gives the second model's choices for a query to
+    another query, half by half, and matches again: 20 draws."""
+    S, E = config.sequences, config.E
+    P, Q = (usage.usage(s).reshape(S, config.length, E) for s in (one, other))
+    topics = one.labels["topic"].reshape(S, config.length)
+    topic = np.array([np.bincount(row).argmax() for row in topics])  # isotropic sequences may have two
+    half = overlap.split_halves(S, rng)
 
+    def matched(Q: Array) -> Array:
+        return overlap.match(P[half].reshape(-1, E), Q[half].reshape(-1, E))
 
-def _frequencies(here: Site) -> Array:
-    return usage.frequencies(here)[1]
-
-
-def _compared(sites: list[Site], config: Config) -> Array:
-    rows = []
-    for a, one in enumerate(sites):
-        for b, other in enumerate(sites):
-            if a < b:
-                rng = generator(config.seed, "match", a * len(sites) + b)
-                rows.append(_pair(one, other, rng))
-    return np.mean(rows, axis=0)
-
-
-def _pair(one: Site, other: Site, rng: np.random.Generator) -> Array:
-    """One pair of models by each reading of `MODELS`, (3, 6)."""
-    sequence = one.labels["sequence"]
-    half = overlap.split_halves(len(sequence), rng, sequence)
-    P, Q = usage.usage(one), usage.usage(other)
-    order = overlap.match(P[half], Q[half])
-    # the null: what each token of the second model chose is given to the tokens of other sequences, then matched
-    ids = np.unique(sequence)
-    places = np.arange(len(sequence)).reshape(len(ids), -1)
-    mixed = np.concatenate([_permuted(places[_of(ids, sequence, side)], rng) for side in (half, ~half)])
-    moved = np.empty(len(sequence), int)
-    moved[np.concatenate([np.flatnonzero(half), np.flatnonzero(~half)])] = mixed
-    null_order = overlap.match(P[half], Q[moved][half])
-    return np.array([_scores(P, Q, half, order, moved, null_order, sequence, kind) for kind in MODELS])
-
-
-def _of(ids: Array, sequence: Array, side: Array) -> Array:
-    return np.isin(ids, np.unique(sequence[side]))
-
-
-def _permuted(places: Array, rng: np.random.Generator) -> Array:
-    """Tokens of sequences (s, length) with no sequence in its own place."""
-    return np.roll(places[rng.permutation(len(places))], 1, axis=0).ravel() if len(places) > 1 else places.ravel()
-
-
-def _scores(
-    P: Array, Q: Array, half: Array, order: Array, moved: Array, null_order: Array, sequence: Array, kind: str
-) -> list[float]:
-    def table(U: Array, rows: Array) -> Array:
-        if kind == MODELS[2]:
-            return U[rows] > 0
-        groups, at = np.unique(sequence[rows], return_inverse=True)
-        total = np.zeros((len(groups), U.shape[1]))
-        np.add.at(total, at, U[rows])
-        total /= total.sum(axis=1, keepdims=True)
-        return overlap.top_p(total, TOP) if kind == MODELS[0] else total
-
-    measure = {MODELS[0]: "jaccard", MODELS[1]: "weighted_jaccard", MODELS[2]: "set_overlap"}[kind]
+    order = matched(Q)
     rest = ~half
-    A, raw, matched = table(P, rest), table(Q, rest), table(Q[:, order], rest)
-    fitted = table(P, half), table(Q[:, order], half)
-    null = table(Q[moved][:, null_order], rest)
+    nulls = []
+    for _ in range(config.draws):
+        moved = np.arange(S)
+        for side in (half, rest):
+            moved[side] = _deranged(np.flatnonzero(side), rng)
+        nulls.append((Q[moved], matched(Q[moved])))
+    rows = []
+    for kind in MODELS:
+        A, raw, B = (_table_of(U[rest], kind) for U in (P, Q, Q[..., order]))
+        fitted = _same(_table_of(P[half], kind), _table_of(Q[half][..., order], kind), kind)
+        of = topic[rest]
+        row = [_same(A, raw, kind), _same(A, B, kind), fitted, *_different(A, B, of, kind)]
+        row += np.mean([_different(U, U, of, kind) for U in (A, raw)], axis=0).tolist()
+        chance = []
+        for moved_Q, its in nulls:
+            plain, again = _table_of(moved_Q[rest], kind), _table_of(moved_Q[rest][..., its], kind)
+            chance.append([_same(A, plain, kind), _same(A, again, kind), _different(A, again, of, kind)[0]])
+        rows.append([*row, *np.mean(chance, axis=0)])
+    return np.array(rows)
 
-    def same(X: Array, Y: Array) -> float:
-        return float(overlap.MEASURES[measure].function(X, Y).mean())
 
-    def different(X: Array, Y: Array) -> float:
-        """Mean over pairs of different queries; tokens of one sequence are one query."""
-        pairs = overlap.similarities(measure, X, Y)
-        of = sequence[rest] if kind == MODELS[2] else np.arange(len(X))
-        return float(pairs[of[:, None] != of].mean())
+def _deranged(places: Array, rng: np.random.Generator) -> Array:
+    """Sorted places, each given another: the next on a random ring."""
+    ring = rng.permutation(len(places))
+    moved = np.empty_like(places)
+    moved[ring] = places[np.roll(ring, 1)]
+    return moved
 
-    return [same(A, raw), same(A, matched), same(*fitted), different(A, matched), different(A, A), same(A, null)]
+
+def _table_of(U: Array, kind: str) -> Array:
+    """Usage of queries (s, length, E) as the measure reads it: sets of tokens, of queries, or shares."""
+    if kind == MODELS[3]:
+        return U > 0
+    total = U.sum(axis=1)
+    total = total / total.sum(axis=1, keepdims=True)
+    return total if kind == MODELS[2] else overlap.top_p(total, TOP)
+
+
+def _measured(X: Array, Y: Array, kind: str) -> Array:
+    """The measure of rows against rows, broadcast; sets of queries corrected for the chance of their sizes where "
+    "asked."""
+    if kind == MODELS[3]:
+        return overlap.set_overlap(X, Y)
+    if kind == MODELS[2]:
+        return overlap.weighted_jaccard(X, Y)
+    found = overlap.jaccard(X, Y)
+    if kind == MODELS[0]:
+        return found
+    chance = overlap.jaccard_chance(X.sum(axis=-1), Y.sum(axis=-1), X.shape[-1])
+    # two sets of all experts agree whatever happens: there is nothing to correct, and nothing learnt
+    return np.where(chance < 1, overlap.corrected(found, np.minimum(chance, 1 - 1e-12)), 0.0)
+
+
+def _same(X: Array, Y: Array, kind: str) -> float:
+    return float(_measured(X, Y, kind).mean())
+
+
+def _different(X: Array, Y: Array, topic: Array, kind: str) -> list[float]:
+    """Means over pairs of queries of other topics, and over pairs of different queries of one topic."""
+    if kind == MODELS[3]:  # tokens in the same place of two queries: places mean nothing
+        table = np.mean([_measured(X[:, None, t], Y[None, :, t], kind) for t in range(X.shape[1])], axis=0)
+    else:
+        table = _measured(X[:, None], Y[None], kind)
+    other = topic[:, None] != topic
+    one = ~other & ~np.eye(len(topic), dtype=bool)
+    return [float(table[mask].mean()) if mask.any() else float("nan") for mask in (other, one)]

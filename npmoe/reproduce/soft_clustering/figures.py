@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from npmoe.geometry.spectra import defined_mean, energy, marchenko_pastur_k
+from npmoe.geometry.spectra import defined_mean, energy, marchenko_pastur_k, off_diagonal
 from npmoe.reproduce import draw
 from npmoe.reproduce.draw import Mark
 from npmoe.reproduce.soft_clustering.measure import named_steps
@@ -119,11 +119,11 @@ def _norms_moe(seeds: list[Models]) -> Mark:
 
 def _cosines(seeds: list[Models]) -> Mark:
     groups = [
-        ("trained", "top2", np.concatenate([draw.off_diagonal(m.moe.arrays["cosines"][1]) for m in seeds])),
-        ("untrained", "untrained", np.concatenate([draw.off_diagonal(m.moe.arrays["cosines"][0]) for m in seeds])),
+        ("trained", "top2", np.concatenate([off_diagonal(m.moe.arrays["cosines"][1]) for m in seeds])),
+        ("untrained", "untrained", np.concatenate([off_diagonal(m.moe.arrays["cosines"][0]) for m in seeds])),
     ]
     if all(m.independent_moe is not None for m in seeds):
-        apart = np.concatenate([draw.off_diagonal(m.independent_moe) for m in seeds if m.independent_moe is not None])
+        apart = np.concatenate([off_diagonal(m.independent_moe) for m in seeds if m.independent_moe is not None])
         groups.append(("experts of different seeds", "null", apart))
     limit = 1.05 * max(float(np.nanmax(np.abs(values))) for _, _, values in groups)
     edges = np.linspace(-limit, limit, 41)

@@ -1,0 +1,195 @@
+"""Roles, axes and readings of GA and MY: which runs are planned, and how finished runs become claims."""
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from npmoe.ledger import RATIO, Claim, Reading, Statement, join, split
+from npmoe.reproduce import __main__ as command
+from npmoe.reproduce import run
+from npmoe.reproduce.experiment import Axis, Experiment, Spec, Way
+from npmoe.reproduce.papers import PAPERS, TIES
+
+
+@dataclass(frozen=True)
+class Toy:
+    seed: int = 0
+    size: int = 1
+    twist: float = 0.0
+
+
+def value(m):
+    return float(m["two"]["x"] - m["one"]["x"])
+
+
+WAY = Way("difference", "two minus one", value, RATIO, (("nothing", "chance", lambda m: 0.0),))
+SPEC = Spec("T.1", "two exceeds one", "none", ("one", "two"), (WAY, WAY._replace(name="again")),
+            (Axis("twisted", {"twist": 1.0}, ("two",)), Axis("each its own", {}, each={"one": {"twist": 2.0}})))  # fmt: skip
+APART = Spec("T.2", "crosses seeds", "none", ("one",), (Way("mean", "mean", lambda m: float(np.mean(
+    [r["x"] for r in m.across["one"]])), RATIO),))  # fmt: skip
+EXACT = Spec("T.3", "an identity", "none", ("one",), exact=lambda seeds: (
+    Statement("identity", "x = x", len(seeds), sum(m["one"]["x"] < 0 for m in seeds), 0.5),))  # fmt: skip
+NONE = Spec("T.4", "waits", "none")
+TOY = Experiment(
+    Toy(), Toy(size=2), {"one": {}, "two": lambda base: {"size": 10 * base.size}}, (SPEC, APART, EXACT, NONE),
+    across=("one",), donors=7,
+)  # fmt: skip
+
+
+def plan(*ids, full=False, quick=False, seeds=None):
+    return TOY.plan(ids or TOY.ids, full=full, quick=quick, seeds=seeds)
+
+
+def compute(config):
+    return {"x": np.array(config.size + config.twist + 0.01 * config.seed)}
+
+
+def results(made):
+    return {config: compute(config) for config in made.configs()}
+
+
+def test_configs_are_roles_of_seeds_each_once_and_donors():
+    made = plan("T.1")
+    assert made.seeds == 5
+    expected = {Toy(s, 1) for s in range(7)} | {Toy(s, 10) for s in range(5)}
+    assert set(made.configs()) == expected
+    assert len(made.configs()) == len(expected)
+
+
+def test_full_adds_axes_where_they_concern_a_role():
+    made = plan("T.1", full=True, seeds=5)
+    extra = set(made.configs()) - set(plan("T.1", seeds=5).configs())
+    assert extra == {Toy(s, 10, 1.0) for s in range(5)} | {Toy(s, 1, 2.0) for s in range(7)}
+    claim = made.claims(results(made))[0]
+    by_name = {r.name: r for r in claim.readings}
+    assert by_name["twisted"].values == pytest.approx([10.0] * 5)
+    assert by_name["each its own"].values == pytest.approx([7.0] * 5)
+    assert (by_name["twisted"].kind, by_name["again"].kind) == ("train", "measure")
+    assert [r.name for r in claim.readings if r.primary] == ["difference"]
+
+
+def test_quick_starts_from_the_small_base():
+    made = plan(quick=True)
+    assert made.seeds == 2
+    assert {c.size for c in made.configs()} == {2, 20}
+    claims = made.claims(results(made))
+    assert [c.verdict for c in claims] == ["no verdict", "no verdict", "no verdict", "not tested"]
+
+
+def test_donors_are_seen_by_a_role_that_crosses_seeds():
+    (claim,) = plan("T.2").claims(results(plan("T.2")))
+    assert claim.readings[0].values == pytest.approx([1.03] * 5)
+
+
+def test_exact_claims():
+    made = plan("T.3")
+    (claim,) = made.claims(results(made))
+    assert claim.verdict == "proved"
+    assert claim.headline == "proved: 0 violations in 5 cases"
+    json.dumps(claim.as_json(), allow_nan=False)
+    wrong = replace(EXACT, exact=lambda seeds: (Statement("identity", "x = 2", 5, 1, 2.0, "x = 1"),))
+    (claim,) = (
+        Experiment(Toy(), Toy(), {"one": {}}, (wrong,))
+        .plan(("T.3",), full=False, quick=False, seeds=None)
+        .claims(results(made))
+    )
+    assert claim.verdict == "refuted"
+    assert "Counter-example: x = 1" in claim.as_json()["rule"]
+
+
+def test_what_stands_beside_an_exact_claim_does_not_decide_it():
+    fine = Statement("a", "", 5, 0, 0.5)
+    assert Claim("X", "", "", (), statements=(fine, Statement("b", "", 5, 5, 9.0, beside=True))).verdict == "proved"
+    assert Claim("X", "", "", (), statements=(fine, Statement("b", "", 0, 0, 0.0))).verdict == "not tested"
+    with pytest.raises(ValueError, match="readings or exact statements"):
+        Claim("X", "", "", (Reading("r", "measure", "", 1.0, (0.0,), primary=True),), statements=(fine,))
+
+
+def test_unknown_claim():
+    with pytest.raises(ValueError, match=r"among T\.1, T\.2, T\.3, T\.4; got 'T\.9'"):
+        plan("T.9")
+
+
+def test_listing_says_what_is_left_out():
+    assert plan("T.1").readings() == [("T.1", SPEC.says, ["difference", "again"], ["twisted", "each its own"])]
+    assert plan("T.1", full=True).readings()[0][2:] == (["difference", "again", "twisted", "each its own"], [])
+
+
+# ---- papers --------------------------------------------------------------------------------------------------------
+
+
+def test_ids_of_all_papers_differ_and_words_name_them():
+    ids = [id for paper in PAPERS for id in paper.ids]
+    assert len(ids) == len(set(ids))
+    for paper in PAPERS:
+        assert paper.named(paper.word) == paper.ids
+        assert paper.named(paper.word.upper()) == paper.ids
+        for id in paper.ids:
+            assert paper.named(id.lower()) == (id,)
+    assert {id for tie in TIES for id in tie["claims"]} <= set(ids)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["GA.2"], {"GA": ("GA.2a", "GA.2b")}),
+        (["my.1", "sc1.3"], {"SC1": ("SC1.3",), "MY": ("MY.1a", "MY.1b", "MY.1c")}),
+        (["MY", "MY.2"], {"MY": PAPERS[2].ids}),
+        ([], {paper.id: paper.ids for paper in PAPERS}),
+    ],
+)
+def test_words_of_a_call(words, expected):
+    assert {paper.id: ids for paper, ids in command.claims_of(words)} == expected
+
+
+def test_every_claim_asked_for_has_its_row():
+    """The rows that the issue names, with readings and nulls, or statements."""
+    by_id = {
+        spec.id: spec for paper in PAPERS[1:] for spec in paper.plan((), full=True, quick=False, seeds=None).specs()
+    }
+    for id in ("GA.1", "GA.2a", "GA.2b", "GA.3", "GA.4a", "GA.4b", "MY.1c", "MY.2", "MY.3", "MY.4", "MY.5"):
+        assert len(by_id[id].ways) > 2, id
+        assert by_id[id].ways[0].nulls, id
+        assert by_id[id].axes, id
+    for id in ("MY.1a", "MY.1b", "SC2.5"):
+        assert by_id[id].exact, id
+    for id in ("GA.5", "MY.6", "MY.7"):
+        assert not by_id[id].roles, id
+        assert "Not tested" in by_id[id].note
+
+
+def part(word, *ids):
+    claims = [Claim(id, f"{id} says", "none", ()).as_json() for id in ids]
+    head = {"word": word, "npmoe": "0", "mode": "default", "seeds": 5, "title": f"about {word}", "figures": []}
+    return {**head, "environment": {}, "claims": claims}
+
+
+def test_ledgers_of_papers_join_and_split():
+    one, two = part("sc1", "SC1.3"), part("ga", "GA.1", "GA.4a")
+    ledger = join([one, two], TIES)
+    assert split(ledger) == [one, two]
+    assert [tie["claims"] for tie in ledger["ties"]] == [["SC1.3", "GA.1"]]
+    assert join([one], TIES)["ties"] == []
+
+
+def test_a_second_paper_keeps_the_first_and_makes_a_front_page(tmp_path):
+    run.write(tmp_path, part("ga", "GA.1"), {})
+    assert not (tmp_path / "ga.html").exists()
+    alone = (tmp_path / "index.html").read_text()
+    run.write(tmp_path, part("sc1", "SC1.3"), {})
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert [claim["id"] for claim in found["claims"]] == ["SC1.3", "GA.1"]
+    front = (tmp_path / "index.html").read_text()
+    assert front != alone
+    for word, id in (("sc1", "SC1.3"), ("ga", "GA.1")):
+        page = (tmp_path / f"{word}.html").read_text()
+        assert f"{id} says" in page
+        assert 'href="index.html"' in page
+        assert f'href="{word}.html#' in front
+    assert "Where the papers meet" in front
+    again = part("ga", "GA.1", "GA.4a")
+    run.write(tmp_path, again, {})
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert [claim["id"] for claim in found["claims"]] == ["SC1.3", "GA.1", "GA.4a"]
