@@ -26,7 +26,8 @@ def value(m):
 
 WAY = Way("difference", "two minus one", value, RATIO, (("nothing", "chance", lambda m: 0.0),))
 SPEC = Spec("T.1", "two exceeds one", "none", ("one", "two"), (WAY, WAY._replace(name="again")),
-            (Axis("twisted", {"twist": 1.0}, ("two",)), Axis("each its own", {}, each={"one": {"twist": 2.0}})))  # fmt: skip
+            (Axis("twisted", {"twist": 1.0}, ("two",)),
+             Axis("each its own", {}, each={"one": {"twist": 2.0}})))  # fmt: skip
 APART = Spec("T.2", "crosses seeds", "none", ("one",), (Way("mean", "mean", lambda m: float(np.mean(
     [r["x"] for r in m.across["one"]])), RATIO),))  # fmt: skip
 EXACT = Spec("T.3", "an identity", "none", ("one",), exact=lambda seeds: (

@@ -26,14 +26,14 @@ from npmoe.reproduce import __main__ as command
 from npmoe.reproduce import mixture as config
 from npmoe.reproduce import paper as papers
 from npmoe.reproduce import run
+from npmoe.reproduce.mixture import PRIMARY, Config, batch, build, dense_of, generator
 from npmoe.reproduce.soft_clustering import SC1, measure
 from npmoe.reproduce.soft_clustering import plan as plans
-from npmoe.reproduce.mixture import PRIMARY, Config, batch, build, dense_of, generator
 from npmoe.reproduce.soft_clustering.axes import AXES
 from npmoe.reproduce.soft_clustering.measure import compute, named_steps, snapshot_steps
 from npmoe.reproduce.soft_clustering.plan import IDS, LATER, Plan, all_claims, donors, plan, setting
 from npmoe.reproduce.soft_clustering.runs import Run, independent_cosines
-from npmoe.sweep import SweepError, source_hash, sweep
+from npmoe.sweep import SweepError, sweep
 
 EARLY = 4  # in the place of 250 of so few steps
 SEEDS = 5

@@ -1,0 +1,195 @@
+"""GA at a tiny size: what is measured by a second route, planted cases whose verdict is known, nulls that are nulls."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from npmoe.geometry import grassmann
+from npmoe.geometry.pca import n_eff
+from npmoe.geometry.spectra import cosines, k_at, off_diagonal
+from npmoe.ledger import judge
+from npmoe.model.train import fit
+from npmoe.probe.function import mean_jacobians
+from npmoe.probe.null import shuffled
+from npmoe.probe.representation import overlaps, routed_pca, subspaces
+from npmoe.probe.site import Site, site
+from npmoe.report.read import read_figure
+from npmoe.reproduce.experiment import Models
+from npmoe.reproduce.geometric_asymmetry import claims, figures, measure
+from npmoe.reproduce.mixture import PRIMARY, batch, build
+
+TINY = replace(PRIMARY, E=4, d=12, h=14, n=60, steps=8, draws=4)
+R = len(measure.RANKS)
+
+
+@pytest.fixture(scope="module")
+def runs():
+    experiment = replace(claims.EXPERIMENT, base=TINY)
+    made = experiment.plan((), full=False, quick=False, seeds=5)
+    return made, {config: measure.compute(config) for config in made.configs()}
+
+
+@pytest.fixture(scope="module")
+def one(runs):
+    made, results = runs
+    config = made.config("top2", 0)
+    return config, results[config]
+
+
+def test_the_config_is_that_of_sc1():
+    assert claims.EXPERIMENT.base == PRIMARY
+
+
+def test_shapes(one):
+    config, run = one
+    E, d, draws = config.E, config.d, config.draws
+    assert run["overlap"].shape == (2, E, E, R)
+    assert run["shuffled overlap"].shape == run["apart overlap"].shape == (draws, E, E, R)
+    assert run["distances"].shape == (11, E, E)
+    assert run["shuffled distances"].shape == run["apart distances"].shape == (draws, 11, E, E)
+    assert run["left"].shape == (2, E, E, R)
+    assert run["shuffled right"].shape == (draws, E, E, R)
+    assert run["overlap curve"].shape == (2, d)
+    infinite = ("distances", "k90")  # Martin's; a table's diagonal, which means nothing
+    assert all(np.isfinite(table).all() for name, table in run.items() if not name.endswith(infinite))
+
+
+def test_overlaps_and_distances_by_principal_angles(one):
+    config, run = one
+    data = batch(config)
+    *_, (_, loss, model) = fit(build(config), data.x, data.y, config.steps)
+    assert run["loss"] == loss
+    here = site(model, data.x)
+    found = subspaces(here)
+    np.testing.assert_allclose(found.eigenvalues, routed_pca(here).eigenvalues, rtol=1e-9, atol=1e-12)
+    column = claims.column_of(measure.RANK)
+    U, V = found.axes[0][:, : measure.RANK], found.axes[2][:, : measure.RANK]
+    theta = grassmann.principal_angles(U, V)
+    assert run["overlap"][1, 0, 2, column] == pytest.approx(grassmann.overlap(theta), rel=1e-10)
+    for i, name in enumerate(measure.MEASURES[:9]):
+        assert run["distances"][i, 0, 2] == pytest.approx(grassmann.distance(theta, name), rel=1e-7), name
+    k, l = (int(k_at(found.eigenvalues[e])) for e in (0, 2))  # noqa: E741
+    theta = grassmann.principal_angles(found.axes[0][:, :k], found.axes[2][:, :l])
+    chance = grassmann.chance_overlap(k, l, config.d)
+    assert run["overlap k90"][0, 2] == pytest.approx(grassmann.overlap(theta) / chance, rel=1e-9)
+    U, _, _ = np.linalg.svd(mean_jacobians(here))
+    both = U[1][:, :4].T @ U[3][:, :4]
+    assert run["left"][1, 1, 3, 0] == pytest.approx((both**2).sum() / 4, rel=1e-9)
+
+
+def test_overlaps_for_every_r_at_once():
+    rng = np.random.default_rng(0)
+    bases = grassmann.random_subspace(rng, 7, 7, (3,))
+    found = overlaps(bases)
+    for r in range(1, 8):
+        theta = grassmann.pairwise_angles(bases[:, :, :r])
+        np.testing.assert_allclose(found[:, :, r - 1], grassmann.overlap(theta), atol=1e-12)
+
+
+def test_chance_z_is_one_for_random_matrices_and_subspaces():
+    """1 within three standard errors of so many pairs."""
+    rng = np.random.default_rng(0)
+    E, d = 60, 24
+    J = rng.standard_normal((E, d, d))
+    assert claims.functional_z(cosines(J), d) == pytest.approx(1, abs=3 / np.sqrt(E * (E - 1)))
+    table = measure._at_ranks(overlaps(grassmann.random_subspace(rng, d, d, (E,))))
+    for r in measure.RANKS:
+        # a z is not normal: its square spreads by more than sqrt(2)
+        assert claims.representational_z(table, d, r) == pytest.approx(1, abs=0.1)
+
+
+def test_an_expert_without_tokens_is_left_out():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 6))
+    gates = np.zeros((40, 3))
+    gates[np.arange(40), rng.integers(0, 2, 40)] = 1
+    found = subspaces(Site(x, gates))
+    tables = measure._distances(found)
+    assert np.isnan(tables[:, 2]).all()
+    assert np.isfinite(tables[1][:2, :2]).all()
+    J = rng.standard_normal((3, 6, 6))
+    J[2] = np.nan
+    for table in measure.singular_overlaps(J).values():
+        assert np.isnan(table[2]).all()
+        assert np.isfinite(table[:2, :2]).all()
+    assert np.isnan(measure._own_ranks(found)[0, 2])
+
+
+def test_sets_drawn_apart_are_as_large_as_n_eff(one):
+    config, _ = one
+    here = site(build(config), batch(config).x)
+    sizes = np.maximum(2, np.rint(n_eff(here.gates)))
+    found = measure._apart(here, np.random.default_rng(0))
+    rank = (found.eigenvalues > 1e-10).sum(axis=1)
+    np.testing.assert_array_equal(rank, np.minimum(sizes - 1, config.d))
+
+
+def test_subspaces_that_gates_keep_apart_are_distinct_and_shuffled_ones_are_not():
+    """Two planted orthogonal subspaces, each seen by one expert: the overlap is 0, with gates shuffled it is near 1."""
+    rng = np.random.default_rng(1)
+    d, r, n = 16, 8, 400
+    label = np.arange(n) % 2
+    x = 0.01 * rng.standard_normal((n, d))
+    for c in (0, 1):
+        x[label == c, c * r : (c + 1) * r] += rng.standard_normal((n // 2, r))
+    here = Site(x, np.eye(2)[label], label[:, None])
+    column = claims.column_of(8)
+    real = measure._at_ranks(overlaps(subspaces(here).axes))[0, 1, column]
+    null = measure._at_ranks(overlaps(subspaces(shuffled(here, rng)).axes))[0, 1, column]
+    assert real < 0.01
+    assert null > 0.3
+
+
+def test_independent_experts_come_from_different_runs():
+    E, runs = 4, 6
+    across = [{"mean jacobians": np.full((E, 1, 1), 10.0 * run) + np.arange(E)[:, None, None]} for run in range(runs)]
+    found = claims.independent(Models(4, {}, {}, {"top2": across}))[:, 0, 0]
+    assert found.tolist() == [40, 51, 2, 13]
+
+
+def test_every_claim_has_its_numbers(runs):
+    made, results = runs
+    found = {claim.id: claim for claim in made.claims(results)}
+    assert list(found) == list(claims.EXPERIMENT.ids)
+    for claim in found.values():
+        for reading in claim.readings:
+            assert np.isfinite(reading.values).all(), (claim.id, reading.name)
+            for null in reading.nulls:
+                assert np.isfinite(null.values).all(), (claim.id, reading.name, null.name)
+            assert judge(reading)
+    T = found["GA.1"].primary
+    m = made.models(results, ("top2", "soft"), 0)
+    pair = np.sqrt(np.mean(off_diagonal(m["top2"]["cosines"][1]) ** 2))
+    assert T.values[0] == pytest.approx(np.log(3 / (TINY.d * pair)))
+    assert found["GA.5"].verdict == "not tested"
+
+
+def test_soft_at_the_n_eff_of_soft_is_soft_itself(runs):
+    made, results = runs
+    soft = results[made.config("soft", 0)]
+    m = Models(0, {"soft": soft, "top2": soft}, {}, {})
+    table = soft["overlap"][1]
+    for r in measure.RANKS:
+        assert claims._fewer(m, "overlap", claims.column_of(r)) == pytest.approx(claims.overlap_of(table, r))
+
+
+def test_figures_pass_the_checks_of_the_report(runs, tmp_path):
+    made, results = runs
+    drawn = figures.figures(results, made)
+    assert set(drawn) == {"ga-plane", "ga-overlap", "ga-distances", "ga-sparsity"}
+    for name, figure in drawn.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(figure, allow_nan=False))
+        assert set(read_figure(tmp_path / f"{name}.json")["claims"]) <= set(claims.EXPERIMENT.ids)
+
+
+def test_dendrogram_keeps_near_experts_together_and_dead_ones_last():
+    table = np.full((5, 5), 9.0)
+    table[np.ix_([0, 3], [0, 3])] = 1.0
+    table[np.ix_([1, 4], [1, 4])] = 1.0
+    np.fill_diagonal(table, 0)
+    table[2] = table[:, 2] = np.nan
+    order = figures._dendrogram(table)
+    assert order[-1] == 2
+    assert {tuple(sorted(order[:2])), tuple(sorted(order[2:4]))} == {(0, 3), (1, 4)}
