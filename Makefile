@@ -19,8 +19,8 @@ help:  ## list these targets
 	@echo
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1	\2/p' Makefile | expand -t 14
 
-reproduce: $(READY)-run  ## set up, then run the controlled experiment into out/; ARGS go to npmoe.reproduce
-	@$(BIN)/python -m npmoe.reproduce sc1 --output out $(ARGS)
+reproduce: $(READY)-run  ## set up, then reproduce all papers into out/; ARGS (say, 'ga --why') go to npmoe.reproduce
+	@$(BIN)/python -m npmoe.reproduce --output out $(ARGS)
 
 test: $(READY)-test  ## set up, then run the tests; ARGS go to pytest
 	@$(BIN)/python -m pytest $(ARGS)

@@ -178,10 +178,22 @@ def test_soft_at_the_n_eff_of_soft_is_soft_itself(runs):
 def test_figures_pass_the_checks_of_the_report(runs, tmp_path):
     made, results = runs
     drawn = figures.figures(results, made)
-    assert set(drawn) == {"ga-plane", "ga-overlap", "ga-distances", "ga-sparsity"}
+    assert set(drawn) == {"ga-plane", "ga-overlap", "ga-distances", "ga-sparsity", "ga-planted"}
     for name, figure in drawn.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(figure, allow_nan=False))
         assert set(read_figure(tmp_path / f"{name}.json")["claims"]) <= set(claims.EXPERIMENT.ids)
+
+
+def test_planted_angles_are_found_where_tokens_are_routed_by_cluster(runs):
+    made, _ = runs
+    (panel,) = figures._planted(made)["panels"]
+    routed, _, null = (np.array(mark["values"]).mean(axis=0) for mark in panel["marks"][:3])
+    truth = np.array(panel["marks"][3]["y"])
+    assert truth[0] == 1
+    assert truth[-1] < 0.01
+    # 15 tokens on 3 dimensions with 5 % of noise: a tenth
+    assert np.abs(routed - truth).max() < 0.1
+    assert (null[-4:] > routed[-4:] + 0.05).all()
 
 
 def test_dendrogram_keeps_near_experts_together_and_dead_ones_last():

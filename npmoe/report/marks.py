@@ -80,7 +80,7 @@ def figure_files(figure: dict[str, Any], name: str) -> tuple[bytes, bytes]:
         for index, panel in enumerate(panels):
             ax = drawn.add_subplot(rows, columns, index + 1)
             handles |= {key: handle for key, handle in _draw_panel(ax, panel, variants(figure)).items() if key[1]}
-        title = "\n".join(textwrap.wrap(figure["title"], 62 * columns))
+        title = "\n".join(textwrap.wrap(figure["title"], 46 * columns))
         drawn.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         if handles:
             names = [name for _, name in handles]

@@ -11,7 +11,7 @@ from npmoe.reproduce.draw import Mark
 from npmoe.reproduce.experiment import Models, Trial
 from npmoe.reproduce.paper import Results
 from npmoe.reproduce.routing_reflects_geometry.claims import CELLS, END, WEIGHTS
-from npmoe.reproduce.routing_reflects_geometry.measure import BATCHES, COMPARED, GRID, PAIRED
+from npmoe.reproduce.routing_reflects_geometry.measure import BATCHES, GRID, PAIRED
 
 __all__ = ["figures"]
 
@@ -273,12 +273,17 @@ def _batch(seeds: list[Models]) -> Mark:
 
 
 def _models(seeds: list[Models]) -> Mark:
-    roles = ("untrained", "top2", "paper", "soft", "dense", "soft", "dense", "null", "null", "null")
+    looks = (
+        ("same, as numbered", "untrained"), ("same, matched", "top2"), ("same, fitted on itself", "paper"),
+        ("other topic", "soft"), ("same topic", "dense"), ("other topic, one model", "soft"),
+        ("same topic, one model", "dense"), ("permuted, as numbered", "null"), ("permuted, matched", "null"),
+        ("permuted, other topic", "null"),
+    )  # fmt: skip
     panels = []
     for title, key in (("trained", "models"), ("untrained", "models start")):
         marks = [
             draw.strip(name, role, [float(m["models"][key][0, column]) for m in seeds])
-            for column, (name, role) in enumerate(zip(COMPARED, roles, strict=True))
+            for column, (name, role) in enumerate(looks)
         ]
         marks.append(draw.level("60 %", 0.6, "paper"))
         panels.append(draw.panel(title, draw.axis("pairs"), draw.axis("Jaccard at top-p 0.8"), marks))
