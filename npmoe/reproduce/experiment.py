@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npmoe.ledger import Beside, Claim, Null, Reading, Size, Statement
-from npmoe.reproduce.paper import Results
+from npmoe.reproduce.paper import Results, options_of, usual_seeds
 
-__all__ = ["Axis", "Experiment", "Models", "Spec", "Trial", "Way"]
+__all__ = ["Axis", "Experiment", "Models", "Spec", "Statistic", "Trial", "Way"]
 
 Array = np.ndarray
 Arrays = Mapping[str, Array]
@@ -45,7 +45,7 @@ class Models:
         return self.runs[role]
 
 
-Statistic = Callable[[Models], float]
+Statistic = Callable[[Any], float]  # of the models of one seed
 
 
 class Way(NamedTuple):
@@ -116,7 +116,7 @@ class Experiment:
             if id not in self.ids:
                 raise ValueError(f"expected a claim among {', '.join(self.ids)}; got {id!r}")
         chosen = tuple(id for id in self.ids if id in set(ids or self.ids))
-        return Trial(self, chosen, full, seeds or (2 if quick else 8 if full else 5), quick)
+        return Trial(self, chosen, full, seeds or usual_seeds(full, quick), quick)
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,7 @@ class Trial:
     @property
     def options(self) -> str:
         """The options of a call that asks for this plan."""
-        usual = 2 if self.quick else 8 if self.full else 5
-        mode = " --quick" if self.quick else " --full" if self.full else ""
-        return mode + (f" --seeds {self.seeds}" if self.seeds != usual else "")
+        return options_of(self.full, self.quick, self.seeds)
 
     def specs(self) -> list[Spec]:
         """The claims asked for."""

@@ -14,7 +14,7 @@ import npmoe
 from npmoe.ledger import Claim
 from npmoe.sweep import source_hash
 
-__all__ = ["Paper", "Plan", "Results", "core_and"]
+__all__ = ["Paper", "Plan", "Results", "core_and", "options_of", "usual_seeds"]
 
 Results = Mapping[Any, Mapping[str, np.ndarray]]
 
@@ -104,3 +104,14 @@ def core_and(*parts: str) -> tuple[Path, ...]:
     root = Path(npmoe.__file__).parent
     core = ("calculus", "model", "geometry", "probe", "data")
     return (*(root / part for part in core), *(root / "reproduce" / part for part in parts))
+
+
+def usual_seeds(full: bool, quick: bool) -> int:
+    """How many seeds a call has that names no number."""
+    return 2 if quick else 8 if full else 5
+
+
+def options_of(full: bool, quick: bool, seeds: int) -> str:
+    """The options of a call in this mode and with so many seeds, such as " --full --seeds 9"."""
+    mode = " --quick" if quick else " --full" if full else ""
+    return mode + (f" --seeds {seeds}" if seeds != usual_seeds(full, quick) else "")

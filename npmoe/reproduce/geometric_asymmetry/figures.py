@@ -224,7 +224,7 @@ def _planted(plan: Trial) -> Mark:
         "Does the measure find what was planted?",
         f"{E} clusters, each on a subspace of {r} dimensions, at a planted angle to the first cluster's; 5 % of the "
         "variance is noise all round. Overlap of the principal subspaces of what experts are given, mean over pairs "
-        "and range over seeds. Routed by cluster it is the planted overlap; shuffled, all experts see the same mixture of "
+        "and range over seeds. Routed by cluster it is the planted overlap; shuffled, all experts see one mixture of "
         "clusters. An untrained top-2 router lies between.",
         "ours",
         ("GA.2a", "GA.2b"),

@@ -72,11 +72,11 @@ def _sufficient(seeds: Sequence[Models]) -> tuple[Statement, ...]:
     whole = np.array([m[role]["bounds"][0][0] for m in seeds for role in SITES])
     broken = Statement(
         "total variation, other sets",
-        "the bound of soft gates asked of top-k gates where the two tokens chose other sets",
+        "the bound of soft gates asked of top-k gates where the two tokens chose other sets: a step across a wall "
+        "exchanges an expert at once",
         int((whole - rows[:, 0]).sum()),
         int(rows[:, 3].sum()),
         float("nan"),
-        "counted, not printed: a small step across a wall exchanges an expert at once",
         beside=True,
     )
     return (*exact, broken)
@@ -397,7 +397,7 @@ SPECS = (
     Spec(
         "MY.1a",
         "Similar hidden states give similar expert usage (sufficient).",
-        "sufficient",
+        "no number",
         SITES,
         exact=_sufficient,
         note="Counted on random pairs, on small and large steps from every token, and on every trained Site. For top-k "
@@ -419,7 +419,7 @@ SPECS = (
     Spec(
         "MY.1b",
         "Only similar hidden states give similar usage (necessary).",
-        "necessary",
+        "no number",
         SITES,
         exact=_necessary,
         note="Refuted for the plain cosine: the router cannot see ker(C W), whose dimension is d - E + 1 or more. True "
@@ -549,7 +549,7 @@ SPECS = (
     Spec(
         "SC2.5",
         "Ensemble diversity (of SC2, whose claims wait for the language model): the ambiguity identity on the toy.",
-        "identity",
+        "no number",
         SITES,
         exact=_identity,
         note="Beside it, how much of the experts' error the mixture averages away, and how aligned the experts are.",

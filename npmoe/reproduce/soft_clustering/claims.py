@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from math import inf, log
 
 from npmoe.geometry.spectra import rms_cosine
+from npmoe.reproduce.experiment import Statistic, Way
 from npmoe.reproduce.soft_clustering import ways
-from npmoe.reproduce.soft_clustering.ways import Statistic, Way, final_loss, need, pairs, settled, stack, trained
+from npmoe.reproduce.soft_clustering.ways import final_loss, need, pairs, settled, stack, trained
 
 __all__ = ["CLAIMS", "Spec"]
 

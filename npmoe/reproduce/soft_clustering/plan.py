@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from npmoe.ledger import Beside, Claim, Null, Reading, Size
+from npmoe.reproduce.experiment import Way
 from npmoe.reproduce.mixture import PRIMARY, Config, dense_of
+from npmoe.reproduce.paper import options_of, usual_seeds
 from npmoe.reproduce.soft_clustering import claims as sc1
 from npmoe.reproduce.soft_clustering.axes import AXES, Axis
 from npmoe.reproduce.soft_clustering.claims import Spec
 from npmoe.reproduce.soft_clustering.runs import Models, Run, independent_cosines
-from npmoe.reproduce.soft_clustering.ways import Way
 
 __all__ = ["IDS", "LATER", "Plan", "Setting", "all_claims", "donors", "plan"]
 
@@ -123,9 +124,7 @@ class Plan:
     @property
     def options(self) -> str:
         """The options of a call that asks for this plan."""
-        usual = 2 if self.quick else 8 if self.full else 5
-        mode = " --quick" if self.quick else " --full" if self.full else ""
-        return mode + (f" --seeds {self.seeds}" if self.seeds != usual else "")
+        return options_of(self.full, self.quick, self.seeds)
 
     def specs(self) -> list[Spec]:
         """The claims asked for that are not of SC1.10."""
@@ -321,5 +320,5 @@ def plan(ids: Iterable[str], *, full: bool, quick: bool, seeds: int | None) -> P
             raise ValueError(f"expected a claim among {', '.join(IDS)}; got {id!r}")
     if quick:
         base = replace(PRIMARY, E=4, n=96, d=16, h=32, steps=60, keep=12, draws=3)
-        return Plan(wanted, full, seeds or 2, base, quick=True)
-    return Plan(wanted, full, seeds or (8 if full else 5))
+        return Plan(wanted, full, seeds or usual_seeds(full, quick), base, quick=True)
+    return Plan(wanted, full, seeds or usual_seeds(full, quick))

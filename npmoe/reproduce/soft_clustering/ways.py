@@ -1,12 +1,10 @@
 """Ways to measure the claims of SC1 as numbers T, with margins and nulls, as `docs/verdicts.md` fixes them.
 
-T is oriented so that the claim says T > 0. A `Way` is a *measure* reading: T and its nulls on the models of one seed.
+T is oriented so that the claim says T > 0. A way is a *measure* reading: T and its nulls on the models of one seed.
 Each claim's first way is its primary; the primary way also reads the models of every *train* axis.
 """
 
-from collections.abc import Callable
 from math import log
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +12,7 @@ from npmoe.geometry.spectra import defined_mean, k_at, rms_cosine
 from npmoe.ledger import COUNT, RATIO, SHARE
 from npmoe.probe.function import NORMS
 from npmoe.probe.representation import WEIGHTINGS
+from npmoe.reproduce.experiment import Statistic, Way
 from npmoe.reproduce.mixture import generator
 from npmoe.reproduce.soft_clustering.measure import HIDDEN
 from npmoe.reproduce.soft_clustering.runs import Models, Run, between
@@ -32,19 +31,6 @@ _NORM_WORDS = {
     "frob stack": "Frobenius norm of the stacked Jacobians",
     "weights": "product of the weights' spectral norms",
 }
-
-
-Statistic = Callable[[Models], float]
-
-
-class Way(NamedTuple):
-    """A *measure* reading: name, T in words, T, margin, and its nulls as (name, kind, T0)."""
-
-    name: str
-    statistic: str
-    T: Statistic
-    margin: float
-    nulls: tuple[tuple[str, str, Statistic], ...] = ()
 
 
 # ---- norms over training ---------------------------------------------------------------------------------------------
