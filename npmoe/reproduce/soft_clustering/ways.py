@@ -4,6 +4,7 @@ T is oriented so that the claim says T > 0. A way is a *measure* reading: T and 
 Each claim's first way is its primary; the primary way also reads the models of every *train* axis.
 """
 
+from collections.abc import Callable
 from math import log
 
 import numpy as np
