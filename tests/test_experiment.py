@@ -145,6 +145,16 @@ def test_words_of_a_call(words, expected):
     assert {paper.id: ids for paper, ids in command.claims_of(words)} == expected
 
 
+def test_counts_are_of_my_alone_and_a_missing_file_is_named(tmp_path, capsys):
+    path = tmp_path / "none.npz"
+    for words, said in ((["my"], str(path)), (["ga"], "expected --counts with my"), (["my.9"], "did you mean MY")):
+        assert command.main([*words, "--counts", str(path), "--output", str(tmp_path / "out")]) == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert said in told.err
+    assert not list(tmp_path.iterdir())
+
+
 def test_every_claim_asked_for_has_its_row():
     """The rows that the issue names, with readings and nulls, or statements."""
     by_id = {
