@@ -530,7 +530,9 @@ def split(results: dict[str, Any]) -> list[dict[str, Any]]:
     by_id = {claim["id"]: claim for claim in results["claims"]}
     heads = results.get("papers")
     if not isinstance(heads, list) or not all(isinstance(h, dict) and isinstance(h.get("claims"), list) for h in heads):
-        raise ValueError("expected a ledger with papers, each with its claims; it has none or others")
+        raise ValueError(
+            "expected a ledger with papers, each with its claims; it has none, as those of earlier versions, or others"
+        )
     missing = [id for head in heads for id in head["claims"] if id not in by_id]
     if missing:
         raise ValueError(f"expected each paper's claims among the ledger's; missing {', '.join(map(str, missing))}")

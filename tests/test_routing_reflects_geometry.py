@@ -8,8 +8,6 @@ import pytest
 
 import npmoe
 from npmoe.data import synthetic
-from npmoe.geometry import overlap
-from npmoe.ledger import judge
 from npmoe.probe.site import Site
 from npmoe.report.read import read_figure
 from npmoe.reproduce.routing_reflects_geometry import claims, config, figures, measure
@@ -148,9 +146,9 @@ def test_independent_models_agree_by_chance_once_the_matching_is_held_out():
 
     found = measure._pair(random(), random(), replace(BASE, length=length, draws=5), rng)
     tokens = dict(zip(measure.COMPARED, found[measure.MODELS.index("overlap of tokens' sets")], strict=True))
-    error = 3 * np.sqrt(k / E / (S * length / 2 * k))  # of a mean of so many agreements
+    error = 4 * np.sqrt(k / E / (S * length / 2 * k))  # of a mean of so many agreements
     for name in ("same query", "other topics", "queries permuted", "other topics, one model"):
-        assert tokens[name] == pytest.approx(k / E, abs=max(error, 0.06)), name
+        assert tokens[name] == pytest.approx(k / E, abs=error), name
     assert tokens["same query, fitted on itself"] > k / E + 0.05
 
 
@@ -211,7 +209,6 @@ def test_every_claim_has_its_numbers(runs):
             assert np.isfinite(reading.values).all(), (claim.id, reading.name)
             for null in reading.nulls:
                 assert np.isfinite(null.values).all(), (claim.id, reading.name, null.name)
-            assert judge(reading)
     assert found["MY.1a"].verdict == "proved"
     assert found["MY.1b"].verdict == "refuted"
     assert found["SC2.5"].verdict == "proved"
@@ -261,5 +258,72 @@ def test_matching_alone_makes_any_number():
     assert np.abs(held - 0.125).max() < 0.05
 
 
-def test_law_of_top_k_stands_beside_gaussians():
-    assert overlap.topk_law(0.0, 0.125) == 0.125
+def bump(runs, role, array, place, by):
+    table = np.array(runs[role][array], float)
+    table[place] += by
+    return {**runs, role: {**runs[role], array: table}}
+
+
+SAME, OTHER = measure.COMPARED.index("same query"), measure.COMPARED.index("other topics")
+
+
+@pytest.mark.parametrize(
+    ("id", "role", "array", "place", "moves"),
+    [
+        ("MY.1c", "base", "mantel", (0, 0), 1),
+        ("MY.2", "trained, topics", "information", 1, 0),  # raises both effects alike
+        ("MY.2", "frozen, topics", "information", 1, 0.5),
+        ("MY.4", "mixed, weight 0.01", "information", 1, 1),
+        ("MY.4", "one topic, weight 0.01", "information", 1, -1),
+        ("MY.4", "mixed, weight 0.01", "information", 0, 0),
+        ("MY.5", "models", "models", (0, SAME), -1),
+        ("MY.5", "models", "models", (0, OTHER), 1),
+        ("MY.5", "models", "models start", (0, SAME), 0),
+    ],
+)
+def test_what_a_claim_says_raises_its_T(runs, id, role, array, place, moves):
+    """A planted change of one number by 0.1, where both effects of MY.2 are positive."""
+    made, results = runs
+    spec = next(spec for spec in made.specs() if spec.id == id)
+    m = made.models(results, spec.roles, 0)
+    if id == "MY.2":
+        cells = zip(claims.CELLS, (0.8, 0.5, 0.3, 0.2), strict=True)
+        m = replace(m, runs={cell: {"information": np.array([0, v])} for cell, v in cells})
+    T = spec.ways[0].T
+    changed = replace(m, runs=bump(m.runs, role, array, place, 0.1))
+    assert T(changed) - T(m) == pytest.approx(moves * 0.1, abs=1e-12)
+
+
+def test_suppression_is_a_smaller_response_with_the_loss(runs):
+    made, results = runs
+    spec = next(spec for spec in made.specs() if spec.id == "MY.3")
+    m = made.models(results, spec.roles, 0)
+    for role, moves in (("weight 0", 1), ("weight 0.01", -1), ("weight 0.1", 0)):
+        response = m.runs[role]["response"].copy()
+        response[1, 0] *= 2
+        changed = replace(m, runs={**m.runs, role: {**m.runs[role], "response": response}})
+        assert spec.ways[0].T(changed) - spec.ways[0].T(m) == pytest.approx(moves * np.log(2))
+    T = {way.name: way.T for way in spec.ways}
+    for name, column, rows in (("gradient along the mean", 0, (0.1,)), ("gradient against the response", 1, (0.1,))):
+        changed = replace(m, runs=bump(m.runs, "weight 0", "gradient", (0, 0, column), rows[0]))
+        assert T[name](changed) - T[name](m) == pytest.approx(0.1)
+
+
+def test_the_null_of_several_models_is_the_statistic_with_queries_permuted(runs):
+    made, results = runs
+    spec = next(spec for spec in made.specs() if spec.id == "MY.5")
+    m = made.models(results, spec.roles, 0)
+    T0 = {name: T0 for name, _, T0 in spec.ways[0].nulls}["queries permuted"]
+    for name, moves in (("queries permuted", -1), ("other topics, queries permuted", 1), ("same query", 0)):
+        changed = replace(m, runs=bump(m.runs, "models", "models", (0, measure.COMPARED.index(name)), 0.1))
+        assert T0(changed) - T0(m) == pytest.approx(moves * 0.1, abs=1e-12)
+
+
+def test_gaussian_hidden_states_follow_gaussian_hidden_states():
+    """Where hidden states are Gaussian the two curves of the figure of the law are two samples of one thing."""
+    c = replace(BASE, inputs="isotropic")
+    found = measure._law(measure._site(build(c), batch(c)), c)
+    both = ~np.isnan(found).any(axis=0)
+    assert both.sum() > 10
+    # pairs share tokens: a tenth is some three standard errors in the emptiest bins
+    assert np.abs(found[1] - found[4])[both].max() < 0.1

@@ -172,6 +172,7 @@ class Trial:
         found = []
         for spec in self.specs():
             measure, train = [way.name for way in spec.ways], [axis.name for axis in spec.axes]
+            measure += ["exact statements, counted on every Site"] if spec.exact else []
             found.append((spec.id, spec.says, measure + train * self.full, [] if self.full else train))
         return found
 

@@ -13,7 +13,6 @@ PAPERS: tuple[Paper, ...] = (SC1, GA, MY)
 TIES = (
     {"says": "Are experts' Jacobians hardly aligned, beyond what independent ones give?", "claims": ["SC1.3", "GA.1"]},
     {"says": "Does top-k separate what experts do more than soft routing?", "claims": ["SC1.9", "GA.4a"]},
-    {"says": "Do experts see subspaces of their own?", "claims": ["SC1.7", "GA.2a", "GA.2b"]},
-    {"says": "Does top-k separate what experts see more than soft routing?", "claims": ["SC1.8", "GA.4b"]},
+    {"says": "What do sparse gates do to what experts see?", "claims": ["SC1.7", "SC1.8", "GA.2a", "GA.4b"]},
     {"says": "Is it the inputs or the router that specializes?", "claims": ["SC1.10c", "GA.3", "MY.1c", "MY.2"]},
 )

@@ -72,7 +72,9 @@ def results_of(paper: Paper, claims: list[Claim], plan: Plan, drawn: Mapping[str
 
 def _notes(claims: list[Claim]) -> list[str]:
     """What holds for every paper's page."""
-    notes = ["A verdict is that of the primary reading, fixed before any run; all other readings are shown."]
+    notes = [
+        "A verdict is that of the primary reading, fixed before the first recorded run; all other readings are shown."
+    ]
     judged = sum(claim.primary is not None for claim in claims)
     if judged > 4:
         notes.append(f"With {judged} primaries judged at 95 %, {0.025 * judged:.1g} false 'holds' are to be expected.")
@@ -145,18 +147,30 @@ def write(folder: Path, results: dict[str, Any], drawn: dict[str, Any]) -> Path:
 
 
 def _write(folder: Path, results: dict[str, Any], drawn: dict[str, Any], page: Callable[[Path], Path]) -> Path:
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
     before = {part["word"]: part for part in parts(folder)}
-    ledger = join(in_order({**before, results["word"]: results}), TIES)
+    others = {word: _whole(folder, part) for word, part in before.items() if word != results["word"]}
+    taken = {name: word for word, part in others.items() for name in part["figures"]}
+    twice = sorted(set(drawn) & set(taken))
+    if twice:
+        raise ValueError(f"expected names of figures that no other paper has; got {twice[0]!r}, of {taken[twice[0]]}")
+    ledger = join(in_order({**others, results["word"]: results}), TIES)
     for name in set(before.get(results["word"], {}).get("figures", ())) - set(drawn):
         for suffix in (".json", ".svg", ".png"):
             (folder / "figures" / f"{name}{suffix}").unlink(missing_ok=True)
     # first the ledger, which says what else in this folder is ours
+    folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / "results.json", _dump(ledger))
+    (folder / "figures").mkdir(exist_ok=True)
     for name, figure in drawn.items():
         _replace(folder / "figures" / f"{name}.json", json.dumps(figure, ensure_ascii=False, allow_nan=False) + "\n")
     _replace(folder / "claims.csv", _table(ledger))
     return page(folder)
+
+
+def _whole(folder: Path, part: dict[str, Any]) -> dict[str, Any]:
+    """Another paper's ledger without the figures that a killed call of it did not come to write."""
+    there = [name for name in part.get("figures", ()) if (folder / "figures" / f"{name}.json").exists()]
+    return {**part, "figures": there}
 
 
 def in_order(found: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -169,7 +183,8 @@ def foreign(folder: Path) -> str | None:
     """What stands in a folder under a name that `write` would use, where no ledger says that it is ours; or None."""
     if (folder / "results.json").exists():
         return None
-    return next((name for name in ("index.html", "claims.csv", "figures") if (folder / name).exists()), None)
+    pages = (f"{paper.word}.html" for paper in PAPERS)
+    return next((name for name in ("index.html", "claims.csv", "figures", *pages) if (folder / name).exists()), None)
 
 
 def record(results: dict[str, Any]) -> Path:

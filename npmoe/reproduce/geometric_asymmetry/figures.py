@@ -41,7 +41,8 @@ def figures(results: Results, plan: Trial) -> dict[str, dict[str, Any]]:
     found = {
         "ga-plane": _plane(seeds),
         "ga-overlap": _overlap(seeds),
-        "ga-distances": _distances(seeds[0], "top2"),
+        "ga-distances": _distances(seeds[0], "top2", "G3"),
+        "ga-distances-soft": _distances(seeds[0], "soft", "G3b"),
         "ga-sparsity": _sparsity(seeds),
         "ga-planted": _planted(plan),
     }
@@ -129,7 +130,7 @@ def _overlap(seeds: list[Models]) -> Mark:
     )
 
 
-def _distances(m: Models, role: str) -> Mark:
+def _distances(m: Models, role: str, id: str) -> Mark:
     """Distances between experts of one seed, raw and as z-scores of shuffled gates, in the order of a dendrogram."""
     i = MEASURES.index("chordal")
     run = m[role]
@@ -154,7 +155,7 @@ def _distances(m: Models, role: str) -> Mark:
     middle = float(np.nanmean(off_diagonal(raw)))
     d = m.configs[role].d
     return draw.figure(
-        "G3",
+        id,
         f"Distances between the {_NAMES[role]}, pair by pair",
         "Seed 0, experts in the order of the dendrogram (average linkage) of the chordal distances between their "
         "principal subspaces, r = 8. Left: the distances. Middle: the same in standard deviations from shuffled gates; "
@@ -224,8 +225,8 @@ def _planted(plan: Trial) -> Mark:
         "Does the measure find what was planted?",
         f"{E} clusters, each on a subspace of {r} dimensions, at a planted angle to the first cluster's; 5 % of the "
         "variance is noise all round. Overlap of the principal subspaces of what experts are given, mean over pairs "
-        "and range over seeds. Routed by cluster it is the planted overlap; shuffled, all experts see one mixture of "
-        "clusters. An untrained top-2 router lies between.",
+        "and range over seeds. Tokens are routed by cluster, by an untrained top-2 router, and by cluster with the "
+        "gates handed to other tokens.",
         "ours",
         ("GA.2a", "GA.2b"),
         [

@@ -48,7 +48,7 @@ class Config:
     models: int = 1  # trained on the same data, each from its own initialization
     draws: int = 20  # of each random null
     permutations: int = 199
-    detail: bool = False  # also what only the run of the primary setting is read for: Mantel's test, walls, the law
+    detail: bool = False  # also what few runs are read for: Mantel's test, walls, the law
 
 
 BASE = Config()

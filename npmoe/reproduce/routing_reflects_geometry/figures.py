@@ -52,7 +52,8 @@ def _similarity(seeds: list[Models]) -> Mark:
         "Similar hidden states, similar routing; and the converse",
         "Mean overlap of the chosen sets of two tokens against the cosine of their hidden states, trained top-2 "
         "mixtures, "
-        f"mean and range over seeds. The crosses are pairs made in closed form: the same gates to the last bits, at "
+        "mean and range over seeds. The crosses (every eighth) are pairs made in closed form: the same gates to the "
+        "last bits, at "
         f"negative cosines. A router of {E} experts sees at most {E - 1} of {d} dimensions; along the others a hidden "
         "state may move as it likes.",
         "ours",
@@ -98,11 +99,10 @@ def _law(seeds: list[Models]) -> Mark:
         "Overlap of top-k sets against the correlation of scores",
         f"Pairs of tokens sorted by the correlation of their {E} scores, mean and range over seeds, beside Gaussian "
         "hidden "
-        "states of the same mean and covariance through the same router, and the law for bivariate normal scores in "
-        "the "
-        f"limit of many experts. At top-{k} of {E} the law is too high, and sorting by a correlation that is itself an "
-        "estimate moves pairs between bins; both curves are sorted alike. What lies between them is the clustering of "
-        "hidden states.",
+        "states of the same mean and covariance through the same router, and the law for bivariate normal scores of "
+        "many "
+        "experts. Sorting by a correlation that is itself an estimate moves pairs between bins; both curves are sorted "
+        "alike, and differ by what is not Gaussian in the hidden states.",
         "ours",
         ("MY.1c",),
         panels,
@@ -152,7 +152,8 @@ def _wall(seeds: list[Models]) -> Mark:
         "M4",
         "What happens at a routing wall",
         "Difference quotients of the whole trained top-2 layer over what its Jacobian says, |f(x + eps u) - f(x)|/(eps "
-        "|J u|), for steps in units of the certified radius. Up to the radius the Jacobian is right; beyond it one "
+        "|J u|), for steps in units of the certified radius. Up to the radius only curvature parts the quotient from "
+        "the Jacobian; beyond it one "
         "expert is exchanged at once, and the quotient is the jump over eps, which no Jacobian knows of.",
         "ours",
         ("MY.1a",),
@@ -230,6 +231,9 @@ def _balance(seeds: list[Models]) -> Mark:
                             ("random cotangents", 4, "control")):  # fmt: skip
         gradients.append(draw.strip(f"{name}: share", role, [float(m[at[0]]["gradient"][0, row, 0]) for m in seeds]))
         gradients.append(draw.strip(f"{name}: cosine", role, [float(m[at[0]]["gradient"][0, row, 1]) for m in seeds]))
+    small = [float(m[at[0]]["gradient"][1, 1, 1]) for m in seeds]
+    gradients.append(draw.strip("f = P, scores a tenth: cosine", "soft", small))
+    gradients.append(draw.level("the law as scores vanish", 1.0, "other"))
     return draw.figure(
         "M6",
         "What the load-balancing loss suppresses",

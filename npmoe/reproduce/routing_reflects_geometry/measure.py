@@ -3,8 +3,8 @@
 n tokens, d width, E experts, k experts a token, S sequences, m topics, M models. Ends: untrained and trained.
 
 bounds (9, 4)                   checked, violations, worst, broken of each statement of `BOUNDS`, random and near pairs
-pairs (2,)                      how many null-space pairs; how many with the same set and gates at a cosine of 0 or
-below pair cosines (n,)               null-space pairs: cosines of those with the same set and gates, else NaN
+pairs (2,)                      how many null-space pairs; how many with one set and equal gates at a cosine <= 0
+pair cosines (n,)               null-space pairs: cosines of those with the same set and gates, else NaN
 pair (5,)                       the pair with the smallest cosine: its token, cosine, |x|, |y|, largest gate difference
 batch (2, 2, 3, b)              with detail: see `_gains`
 mantel (len(PAIRED), 2)         with detail: r and p of hidden and usage similarity, readings `PAIRED`
@@ -19,9 +19,8 @@ usage (2, 4)                    entropy over log E, largest over mean, entropy w
 response (2, 4)                 the router's response along the mean hidden state, as `mean_response` has it; both ends
 size (2,)                       |C W|_F at both ends
 gradient (2, 5, 2)              of the Switch loss and others along the mean hidden state, see `_gradient`
-ambiguity (7,)                  mean error, individual, spread; tokens, violations of the identity, its largest error
-over
-                                what rounding allows; rms cosine of the experts' mean Jacobians
+ambiguity (7,)                  mean error, individual, spread; tokens, violations of the identity, its largest
+                                error over what rounding allows; rms cosine of the experts' mean Jacobians
 radius (3,)                     quantiles 5, 50, 95 % of the certified radius over |x|; NaN where soft
 wall (4, q), wall ends (3,)     with detail: see `_wall`
 loss ()                         at the end, of the last batch
@@ -294,8 +293,8 @@ def _table(here: Site, topic: Array, E: int) -> Array:
 
 
 def _information(start: Site, end: Site, config: Config) -> Arrays:
-    """Information between expert and topic in shares of the topics' entropy, and with whole sequences given other "
-    "topics."""
+    """Information between expert and topic in shares of the topics' entropy; and with topics of whole sequences
+    permuted."""
     found: dict[str, list[Any]] = {"information": [], "information null": [], "usage": []}
     for here in (start, end):
         topic = here.labels["topic"]
@@ -531,8 +530,8 @@ def _table_of(U: Array, kind: str) -> Array:
 
 
 def _measured(X: Array, Y: Array, kind: str) -> Array:
-    """The measure of rows against rows, broadcast; sets of queries corrected for the chance of their sizes where "
-    "asked."""
+    """The measure of rows against rows, broadcast; sets of queries corrected for the chance of their sizes
+    where asked."""
     if kind == MODELS[3]:
         return overlap.set_overlap(X, Y)
     if kind == MODELS[2]:

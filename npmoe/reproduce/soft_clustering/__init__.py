@@ -1,6 +1,7 @@
 """SC1: F. Liu, "Mixture-of-Experts as Soft Clustering: A Dual Jacobian-PCA Spectral Geometry Perspective".
 
-`config`: how a model is made, and the axes; `measure`: what is measured on it; `runs`: what was measured, read by name;
+`axes`: the *train* readings of `npmoe.reproduce.mixture`; `measure`: what is measured on it; `runs`: what was
+measured, read by name;
 `ways`: statistics, margins and nulls; `claims`: what the paper says, and which ways measure it;
 `plan`: which runs are needed, and how they become claims; `figures`: the paper's figures as data.
 """
