@@ -1,8 +1,8 @@
 """What is measured on one model of GA: config in, small arrays out.
 
 d width, E experts, r dimension of a subspace, R the dimensions `RANKS`. Ends: untrained and trained. Nulls made by
-chance have `draws` draws: *shuffled* gates; *apart*, random sets of tokens drawn apart, one for each expert and as large
-as its n_eff.
+chance have `draws` draws: *shuffled* gates; *apart*, random sets of tokens drawn apart, one for each expert and as
+large as its n_eff.
 
 cosines (2, E, E)               of the experts' mean Jacobians
 mean jacobians (E, d, d)        trained
