@@ -39,7 +39,7 @@ ROLES: dict[str, Mapping[str, Any] | Callable[[Any], Mapping[str, Any]]] = {
     "mixed again, weight 0.1": {"common": 1.0, "batch": 32, "weight": 0.1, "order": 1},
     "models": {"models": 3},
 }
-SITES = ("base", "soft", *(role for role in ROLES if role not in ("base", "soft", CELLS[0], "models")))  # all but twice
+SITES = ("base", "soft", *(role for role in ROLES if role not in ("base", "soft", CELLS[0], "models")))  # each once
 
 
 # ---- MY.1a and MY.1b: exact statements -------------------------------------------------------------------------------
