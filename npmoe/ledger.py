@@ -402,7 +402,7 @@ def _exact_rule(statements: Sequence[Statement]) -> str:
     text = "An exact statement: proved where no case on any Site violates it, refuted by one counter-example. "
     return text + " ".join(
         f"{s.name}{' (beside)' if s.beside else ''}: {s.violations:,} violations in {s.checked:,} cases."
-        + (f" Counter-example: {s.example}" if s.example else "")
+        + (f" Counter-example: {s.example}." if s.example else "")
         for s in statements
     )
 
@@ -500,7 +500,7 @@ def read_results(path: Path) -> dict[str, Any]:
 def join(parts: Sequence[dict[str, Any]], ties: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """The ledgers of several papers as one: all claims in one list, and each paper's own head with the ids of its.
 
-    `ties` are questions to which claims of several papers speak, {"says", "claims"}; those with less than two are left
+    `ties` are questions to which claims of several papers speak, {"says", "claims"}; those of one paper alone are left
     out.
 
     Examples
@@ -509,13 +509,13 @@ def join(parts: Sequence[dict[str, Any]], ties: Sequence[dict[str, Any]] = ()) -
     >>> join([one])["papers"][0]["claims"]
     ['A.1']
     """
-    ids = {claim["id"] for part in parts for claim in part["claims"]}
+    ids = [{claim["id"] for claim in part["claims"]} for part in parts]
     return {
         "schema": SCHEMA,
         "npmoe": parts[-1]["npmoe"],
         "environment": parts[-1]["environment"],
         "papers": [{**part, "claims": [claim["id"] for claim in part["claims"]]} for part in parts],
-        "ties": [tie for tie in ties if len(ids & set(tie["claims"])) > 1],
+        "ties": [tie for tie in ties if sum(bool(of & set(tie["claims"])) for of in ids) > 1],
         "claims": [claim for part in parts for claim in part["claims"]],
     }
 

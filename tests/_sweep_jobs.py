@@ -102,6 +102,8 @@ def arm(phase, at):
 
 if __name__ == "__main__":
     folder, kind, *moment = sys.argv[1:]
+    # a shell starts what runs in its background with SIGINT ignored, and children inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if moment:
         arm(moment[0], int(moment[1]))
     try:
