@@ -168,7 +168,7 @@ def test_gradient_of_the_loss_with_f_equal_p_follows_the_law_for_small_scores():
     c = replace(BASE, common=1.0)
     found = measure._gradient(build(c), batch(c), c)
     assert found[1, 1] == pytest.approx([1, 1], abs=0.02)  # along mu, against C W mu; the law is of first order in 0.1
-    assert abs(found[0, 4, 1]) < 0.9, "random cotangents know nothing of the router"
+    assert (found[:, 4, 1] < found[:, 1, 1] - 0.3).all(), "random cotangents know nothing of the router"
 
 
 def test_gain_of_batches_follows_the_law_for_small_scores():

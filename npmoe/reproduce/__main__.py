@@ -37,8 +37,8 @@ def parser() -> argparse.ArgumentParser:
     what = f"papers ({_words()}) or claims (SC1.3 GA.2); default all"
     p.add_argument("what", nargs="*", metavar="PAPER|CLAIM", help=what)
     mode = p.add_mutually_exclusive_group()
-    mode.add_argument("--full", action="store_true", help="every train reading as well, eight seeds: two hours")
-    mode.add_argument("--quick", action="store_true", help="seconds, on a small model; verdicts mean nothing")
+    mode.add_argument("--full", action="store_true", help="every train reading as well, eight seeds: two hours or more")
+    mode.add_argument("--quick", action="store_true", help="under a minute, on a small model; verdicts mean nothing")
     p.add_argument("--seeds", type=_positive, metavar="N", help="number of seeds (5; 8 with --full; 2 with --quick)")
     p.add_argument("--jobs", type=_positive, metavar="N", default=os.cpu_count() or 1, help="runs at once (all cores)")
     p.add_argument(

@@ -47,7 +47,7 @@ def figures(results: Results, plan: Trial) -> dict[str, dict[str, Any]]:
         "ga-planted": _planted(plan),
     }
     if plan.full:
-        found |= _sweeps(results, plan, seeds)
+        found |= _sweeps(results, plan)
     return found
 
 
@@ -280,52 +280,68 @@ def _sweep(id: str, title: str, caption: str, x: Mark, groups: list[tuple[str, s
     return draw.figure(id, title, caption, "ours", ("GA.4a", "GA.4b"), panels)
 
 
-def _sweeps(results: Results, plan: Trial, seeds: list[Models]) -> dict[str, Mark]:
+def _finished(results: Results, plan: Trial, role: str, axis: Axis | None) -> list[Models]:
+    """The runs of a role on an axis, of every seed; none where some were not asked for."""
+    if any(plan.config(role, seed, axis) not in results for seed in range(plan.seeds)):
+        return []
+    return [plan.models(results, (role,), seed, axis) for seed in range(plan.seeds)]
+
+
+def _sweeps(results: Results, plan: Trial) -> dict[str, Mark]:
     """Sweeps one axis at a time, from the runs of ``--full``."""
-
-    def of(role: str, axis: Axis | None) -> dict[str, list[float]] | None:
-        if any(plan.config(role, seed, axis) not in results for seed in range(plan.seeds)):
-            return None
-        return _points_of([plan.models(results, (role,), seed, axis) for seed in range(plan.seeds)], role)
-
     axes = {axis.name: axis for spec in plan.specs() for axis in spec.axes}
-    found = {}
+    found = {
+        "ga-sweep-k": _sweep_k(results, plan, axes),
+        "ga-sweep-temperature": _sweep_temperature(results, plan, axes),
+        "ga-inputs": _inputs(results, plan, axes),
+    }
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def _sweep_k(results: Results, plan: Trial, axes: dict[str, Axis]) -> Mark | None:
     E = plan.base.E
     ks = [(1, "top2", axes.get("top-1 in the place of top-2")), (2, "top2", None),
           (4, "top2", axes.get("top-4 in the place of top-2")), (E, "soft", None)]  # fmt: skip
-    known = [(k, of(role, axis)) for k, role, axis in ks if axis is not None or k in (2, E)]
-    points = [(k, values) for k, values in known if values is not None]
-    if len(points) > 2:
-        found["ga-sweep-k"] = _sweep(
-            "G5",
-            "Sparsity swept: k experts a token, at temperature 1",
-            "Mean and range over seeds. The null at each k has the same gates on other tokens.",
-            draw.axis("k", "log"),
-            [("experts", "experts", [float(k) for k, _ in points], [v for _, v in points])],
-        )
+    runs = [(k, role, _finished(results, plan, role, axis)) for k, role, axis in ks if axis is not None or k in (2, E)]
+    points = [(float(k), _points_of(seeds, role)) for k, role, seeds in runs if seeds]
+    if len(points) < 3:
+        return None
+    return _sweep(
+        "G5",
+        "Sparsity swept: k experts a token, at temperature 1",
+        "Mean and range over seeds. The null at each k has the same gates on other tokens.",
+        draw.axis("k", "log"),
+        [("experts", "experts", [k for k, _ in points], [v for _, v in points])],
+    )
+
+
+def _sweep_temperature(results: Results, plan: Trial, axes: dict[str, Axis]) -> Mark | None:
+    E = plan.base.E
     groups = []
-    for k, name, style, middle in ((2, "k = 2", "top2", "top2"), (E, f"k = {E}", "soft", "soft")):
+    for k, name, style in ((2, "k = 2", "top2"), (E, f"k = {E}", "soft")):
         both = axes.get(f"temperature 1/4 beside 4, both k = {k}")
         if both is None:
             continue
-        at = [(0.25, of("top2", both)), (1.0, of(middle, None)), (4.0, of("soft", both))]
-        live = [(t, v) for t, v in at if v is not None]
-        groups.append((name, style, [t for t, _ in live], [v for _, v in live]))
-    if groups:
-        found["ga-sweep-temperature"] = _sweep(
-            "G6",
-            "Sharpness swept: the router's temperature",
-            "Mean and range over seeds; a low temperature makes soft gates nearly sparse.",
-            draw.axis("temperature", "log"),
-            groups,
-        )
-    inputs = [("Gaussian", None)] + [
-        (short, axes[name])
-        for short, name in (
-            ("clusters", "clustered inputs"),
-            ("clusters, a task each", "clustered inputs, a task for each cluster"),
-        )
-        if name in axes
+        at = [(0.25, "top2", both), (1.0, style, None), (4.0, "soft", both)]
+        runs = [(t, role, _finished(results, plan, role, axis)) for t, role, axis in at]
+        points = [(t, _points_of(seeds, role)) for t, role, seeds in runs if seeds]
+        groups.append((name, style, [t for t, _ in points], [v for _, v in points]))
+    if not groups:
+        return None
+    return _sweep(
+        "G6",
+        "Sharpness swept: the router's temperature",
+        "Mean and range over seeds; a low temperature makes soft gates nearly sparse.",
+        draw.axis("temperature", "log"),
+        groups,
+    )
+
+
+def _inputs(results: Results, plan: Trial, axes: dict[str, Axis]) -> Mark:
+    inputs = [
+        ("Gaussian", None),
+        ("clusters", axes.get("clustered inputs")),
+        ("clusters, a task each", axes.get("clustered inputs, a task for each cluster")),
     ]
     panels = []
     d, column = plan.base.d, column_of(RANK)
@@ -333,15 +349,17 @@ def _sweeps(results: Results, plan: Trial, seeds: list[Models]) -> dict[str, Mar
     for role, name in _NAMES.items():
         strips = []
         for short, axis in inputs:
-            if any(plan.config(role, seed, axis) not in results for seed in range(plan.seeds)):
+            if axis is None and short != "Gaussian":
                 continue
-            runs = [plan.models(results, (role,), seed, axis)[role] for seed in range(plan.seeds)]
+            runs = [m[role] for m in _finished(results, plan, role, axis)]
+            if not runs:
+                continue
             overlap = [float(np.nanmean(off_diagonal(run["overlap"][END][..., column]))) for run in runs]
             null = [float(np.nanmean([off_diagonal(t[..., column]) for t in run["shuffled overlap"]])) for run in runs]
             strips += [draw.strip(short, role, overlap), draw.strip(f"{short}, gates shuffled", "null", null)]
         chance = draw.level("random subspaces", grassmann.chance_overlap(r, r, d), "other")
         panels.append(draw.panel(name, draw.axis("inputs"), draw.axis(f"overlap, r = {r}"), [*strips, chance]))
-    found["ga-inputs"] = draw.figure(
+    return draw.figure(
         "G7",
         "Does routing keep apart what the inputs hold apart?",
         "Overlap of the experts' principal subspaces, one dot a seed, beside the same gates handed to other tokens: "
@@ -350,4 +368,3 @@ def _sweeps(results: Results, plan: Trial, seeds: list[Models]) -> dict[str, Mar
         ("GA.2a", "GA.2b"),
         panels,
     )
-    return found

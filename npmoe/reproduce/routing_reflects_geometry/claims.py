@@ -18,7 +18,7 @@ Array = np.ndarray
 START, END = 0, 1
 
 WEIGHTS = (0.0, 1e-3, 1e-2, 1e-1)
-USUAL = 1e-2  # the coefficient of Fedus et al., section 2.2
+USUAL = 1e-2  # the coefficient of Fedus et al., section 2.2: primary in MY.3 and MY.4
 CELLS = ("trained, topics", "frozen, topics", "trained, isotropic", "frozen, isotropic")
 TOLERANCE = 0.05 + SHARE  # "no greater" is read as: by less than 0.05, the whole interval
 
@@ -234,30 +234,30 @@ def _suppressed() -> tuple[Way, ...]:
     def information(m: Models) -> float:
         return float(m["weight 0.01"]["information"][END] - m["weight 0"]["information"][END])
 
+    def gradient(name: str, words: str, T: Callable[[Models, int], float], margin: float) -> Way:
+        """A way that reads the Switch gradient, beside those of the task and of random cotangents."""
+        nulls: tuple[tuple[str, str, Statistic], ...] = (
+            ("gradient of the task", "chance", lambda m: T(m, TASK)),
+            ("random cotangents", "chance", lambda m: T(m, RANDOM)),
+        )
+        return Way(name, words, lambda m: T(m, SWITCH), margin, nulls)
+
     return (
-        response(1e-2),
+        response(USUAL),
         response(1e-3),
         response(1e-1),
-        Way(
+        gradient(
             "gradient along the mean",
             "share of the Switch gradient on the untrained router that lies along the mean hidden state, less 1/d",
-            lambda m: along(m, SWITCH),
+            along,
             SHARE,
-            (
-                ("gradient of the task", "chance", lambda m: along(m, TASK)),
-                ("random cotangents", "chance", lambda m: along(m, RANDOM)),
-            ),
         ),
-        Way(
+        gradient(
             "gradient against the response",
             "cosine of G mu and C W mu, G the Switch gradient on the untrained router: a step against G shrinks the "
             "response along mu where it is positive",
-            lambda m: against(m, SWITCH),
+            against,
             CORRELATION,
-            (
-                ("gradient of the task", "chance", lambda m: against(m, TASK)),
-                ("random cotangents", "chance", lambda m: against(m, RANDOM)),
-            ),
         ),
         Way(
             "diversity of use",
@@ -308,7 +308,7 @@ def _collapse() -> tuple[Way, ...]:
     )
     spread = "entropy of usage within a topic over log E, batches of one topic minus batches of all"
     return (
-        way("information", informed, information, 0.01),
+        way("information", informed, information, USUAL),
         way("information", informed, information, 0.1),
         way("entropy within topics", spread, entropy, 0.01),
         way("entropy within topics", spread, entropy, 0.1),
