@@ -25,7 +25,7 @@ ROOMS = {
     "reproduce": EVERYTHING | {""},
     "verify": EVERYTHING | {""},
     "checkpoint": EVERYTHING | {""},
-    "testing": EVERYTHING | {""},
+    "testing": EVERYTHING | {"", "verify"},
     "": {"model", "probe"},
 }
 
@@ -35,7 +35,10 @@ AT_THE_TOP = {"ledger": CORE, "sweep": {"numpy", "threadpoolctl", "tqdm"}, "repo
 AT_THE_TOP |= {"calculus": {*CORE, "threadpoolctl"}}
 AT_THE_TOP |= {"reproduce": {*CORE, "tqdm", "threadpoolctl"}, "verify": CORE, "checkpoint": CORE, "testing": CORE}
 INSIDE = {"sweep": {"distributed"}, "report": {"matplotlib"}}
-INSIDE |= {"verify": {"torch", "jax", "autograd", "mpmath"}, "checkpoint": {"transformers", "safetensors"}}
+INSIDE |= {
+    "verify": {"torch", "jax", "autograd", "mpmath", "transformers", "safetensors"},
+    "checkpoint": {"transformers", "safetensors"},
+}
 INSIDE |= {"testing": {"torch", "jax", "pytest"}}
 
 

@@ -1,0 +1,395 @@
+"""Hold what another implementation answers against a layer's closed forms, and say where and by how much it is off.
+
+n tokens, d width, o output width, E experts, k experts a token.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npmoe.model.moe import MoE
+from npmoe.verify.diagnose import Clue, clues
+from npmoe.verify.judge import FINE, OPEN, OTHER, Part, judge, listed, none, statuses, worst
+from npmoe.verify.reference import ROWWISE, Allowed, Reference, kind_of, reference, shapes
+from npmoe.verify.rounding import ARITHMETICS
+
+__all__ = ["Report", "Typed", "common", "compare", "compare_answers", "typed"]
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What `compare` found; prints as a table.
+
+    Attributes
+    ----------
+    name, layer : of the layer, and its kind and sizes in words.
+    arithmetic : the candidate's.
+    parts : one for each answer.
+    margin, noise : routing margin of each token and what rounding may move it by, (n,); infinite and 0 without routing.
+    undecided : tokens (n,) whose choice of experts is within rounding, or nearer than the candidate's step.
+    chosen : (n, k), or None.
+    problems : what is wrong beside numbers: exceptions, a changed input, answers that are not the same twice.
+    clues : where it shows, and what it looks like.
+    """
+
+    name: str
+    layer: str
+    arithmetic: str
+    parts: tuple[Part, ...]
+    margin: Array
+    noise: Array
+    undecided: Array
+    chosen: Array | None
+    problems: tuple[str, ...] = ()
+    clues: tuple[Clue, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """The worst of the parts' verdicts; a problem beside numbers is a difference."""
+        return worst([part.verdict for part in self.parts] + ["differs"] * bool(self.problems and self.parts))
+
+    @property
+    def ok(self) -> bool:
+        """Whether all that could be decided agrees."""
+        return self.verdict == "agrees"
+
+    def __getitem__(self, name: str) -> Part:
+        """The part of an answer by name."""
+        for part in self.parts:
+            if part.name == name:
+                return part
+        raise KeyError(f"expected one of the answers {', '.join(part.name for part in self.parts)}; got {name!r}")
+
+    def __str__(self) -> str:
+        from npmoe.verify.text import words
+
+        return words(self)
+
+    def json(self) -> dict[str, Any]:
+        """The report as plain data."""
+        from npmoe.verify.text import plain
+
+        return plain(self)
+
+
+def compare(
+    layer: Any,
+    candidate: Callable[..., Any],
+    x: Array,
+    *,
+    dy: Array | None = None,
+    weights: Array | None = None,
+    what: str | None = None,
+    arithmetic: str | None = None,
+    step: float = 0.0,
+    name: str = "layer",
+) -> Report:
+    """Hold what a candidate answers at x against our layer: errors by row, ties, a verdict, and where it shows.
+
+    Parameters
+    ----------
+    layer : a layer of npmoe with the candidate's weights (see `npmoe.verify.from_torch` and `from_jax`).
+    candidate : called with x (n, d), and with dy where that is given. It returns something that `numpy.asarray` takes
+        (a tensor of PyTorch is detached first): the output (n, o), the Jacobians (n, o, d), or those of the whole batch
+        (n, o, n, d); with dy the gradient (n, d) of sum(dy * y). Or a dict of several: "output", "gradient",
+        "jacobian", "mean_jacobian", "expert_jacobian", "router_jacobian", "gates", "scores", and names of parameters as
+        ``npmoe.calculus.tree.named_leaves(layer)`` gives them, for the gradient of sum(dy * y) in them. A label may
+        stand behind a colon: "jacobian:forward".
+    x : array (n, d).
+    dy : array (n, o), the cotangent of gradients.
+    weights : array (n,), of the mean Jacobian.
+    what : the name of an answer that is not a dict, where its shape does not say.
+    arithmetic : "float64", "float32", "bfloat16" or "float16": what the candidate computes in. Unless given, the dtype
+        of its answers.
+    step : of a candidate that takes central differences; their own error is then allowed.
+    name : of the layer, for the report.
+
+    Returns
+    -------
+    Report : its verdict is "agrees", "undecided", "doubtful", "differs" or "no answer". What is allowed follows from
+        the sizes and the arithmetic (`docs/verify.md`), never from the answers.
+
+    Raises
+    ------
+    ValueError, TypeError : for what we were given; whatever goes wrong inside the candidate is a line of the report.
+
+    Examples
+    --------
+    >>> import npmoe
+    >>> moe = npmoe.init.gelu_moe(np.random.default_rng(0), E=4, d=3, h=5, k=2)
+    >>> x = np.random.default_rng(1).standard_normal((6, 3))
+    >>> compare(moe, moe.jacobian, x).verdict
+    'agrees'
+    >>> report = compare(moe, moe.expert_jacobian, x, what="jacobian")
+    >>> report.verdict, report.clues[-1].says
+    ('differs', "the router's term is missing: gates are held constant")
+    """
+    check_only = reference(layer, x, dy=dy, weights=weights, step=step, arithmetic=arithmetic or "float64")
+    answers, problems = _ask(candidate, np.asarray(x), dy)
+    report = _judge(check_only, answers, what, arithmetic, problems, name)
+    if report.verdict in ("doubtful", "differs") and answers is not None and not problems:
+        problems = _again(candidate, np.asarray(x), dy, answers, report)
+        if problems:
+            report = _judge(check_only, answers, what, arithmetic, problems, name)
+    return report
+
+
+def compare_answers(
+    layer: Any,
+    answers: Mapping[str, Any],
+    x: Array,
+    *,
+    dy: Array | None = None,
+    weights: Array | None = None,
+    arithmetic: str | None = None,
+    step: float = 0.0,
+    name: str = "layer",
+) -> Report:
+    """`compare` for answers that are already there, by name."""
+    ref = reference(layer, x, dy=dy, weights=weights, step=step, arithmetic=arithmetic or "float64")
+    return _judge(ref, dict(answers), None, arithmetic, [], name)
+
+
+# ---- the candidate -------------------------------------------------------------------------------------------------
+
+
+def _ask(candidate: Callable[..., Any], x: Array, dy: Array | None) -> tuple[Any, list[str]]:
+    """What the candidate answers on copies of the inputs, and what went wrong."""
+    if not callable(candidate):
+        raise TypeError(
+            f"expected a candidate that can be called with x; got {type(candidate).__name__} "
+            f"(answers that are already there go to npmoe.verify.compare_answers)"
+        )
+    given = [np.array(x)] + ([] if dy is None else [np.array(dy)])
+    try:
+        answer = candidate(*given)
+        # a copy now: a candidate may hand out its own buffer
+        answers = {k: typed(v) for k, v in answer.items()} if isinstance(answer, Mapping) else typed(answer)
+    except Exception as error:  # whatever it is, the report says so; KeyboardInterrupt is none of it
+        return None, [f"the candidate raised {type(error).__name__}: {error}{_line(error)}"]
+    problems = []
+    for name, before, after in zip(("x", "dy"), (x, dy), given, strict=False):
+        if before is not None and not np.array_equal(before, after, equal_nan=True):
+            rows = np.flatnonzero((np.asarray(before) != after).any(axis=1))
+            problems.append(
+                f"the candidate changed its input {name}, in row{'s' * (len(rows) > 1)} {listed(rows)}; it had a copy, "
+                f"yours is as it was"
+            )
+    return answers, problems
+
+
+def _line(error: BaseException) -> str:
+    """Where an exception of the candidate came from."""
+    trace, last = error.__traceback__, None
+    while trace is not None:
+        last, trace = trace, trace.tb_next
+    return "" if last is None else f" ({last.tb_frame.f_code.co_filename}:{last.tb_lineno})"
+
+
+def typed(value: Any) -> Any:
+    """A NumPy array of what a framework returns, or a sentence that says why it is none."""
+    if hasattr(value, "detach"):  # a tensor of PyTorch, which may require a gradient, lie elsewhere, be bfloat16
+        value = value.detach().cpu()
+        if str(value.dtype) in ("torch.bfloat16", "torch.float16"):
+            return Typed(np.array(value.float()), str(value.dtype).removeprefix("torch."))
+    array = np.array(value)
+    if array.dtype.name == "bfloat16":  # of ml_dtypes, which JAX uses
+        return Typed(array.astype(np.float32), "bfloat16")
+    if array.dtype.kind != "f":
+        return f"expected an array of floats; got {array.dtype} of shape {array.shape}"
+    if array.dtype.itemsize > 8:
+        return Typed(array.astype(np.float64), "float64")
+    return Typed(array, array.dtype.name)
+
+
+class Typed(NamedTuple):
+    """Numbers, and the arithmetic that they came in."""
+
+    array: Array
+    arithmetic: str
+
+
+def _again(candidate: Callable[..., Any], x: Array, dy: Array | None, answers: Any, report: Report) -> list[str]:
+    """A second call: answers that change from call to call are a fault of their own."""
+    second, _ = _ask(candidate, x, dy)
+    pairs = [(answers, second)] if isinstance(answers, Typed) else []
+    if isinstance(answers, dict) and isinstance(second, dict):
+        pairs = [(a, second[name]) for name, a in answers.items() if name in second]
+    for a, b in pairs:
+        if isinstance(a, Typed) and isinstance(b, Typed) and a.array.shape == b.array.shape:
+            away = np.abs(a.array.astype(np.float64) - b.array)
+            if np.nanmax(away, initial=0) > 1e3 * np.finfo(a.array.dtype).eps * np.nanmax(np.abs(a.array), initial=0):
+                return [
+                    "the candidate answered otherwise when it was called again: is there dropout, noise on the "
+                    "scores, or a state that changes (module.eval())?"
+                ]
+    return []
+
+
+# ---- the judgement -------------------------------------------------------------------------------------------------
+
+
+def _judge(ref: Reference, answers: Any, what: str | None, asked: str | None, problems: list[str], name: str) -> Report:
+    if isinstance(answers, Mapping):
+        named = {
+            str(key): typed(value) if not isinstance(value, Typed | str) else value for key, value in answers.items()
+        }
+    else:
+        named = {} if answers is None else {what or _guess(ref, answers): answers}
+    judged: dict[str, Part] = {}
+    arithmetic = asked or common(named)
+    refs = {arithmetic: _in(ref, arithmetic)}
+    chosen: dict[int, Array] = {}
+    rowwise = [key for key in named if kind_of(key) in ROWWISE]
+    for key in rowwise + [key for key in named if key not in rowwise]:
+        answer, of = named[key], asked
+        if of is None:
+            of = answer.arithmetic if isinstance(answer, Typed) else arithmetic
+        refs.setdefault(of, _in(ref, of))
+        judged[key] = _part(refs[of], key, answer, asked, chosen)
+    ref = refs[arithmetic]
+    parts = tuple(judged[key] for key in named)
+    wrong = [part for part in parts if part.verdict in ("doubtful", "differs")]
+    routed = ref.layer.route(ref.x)[1] if isinstance(ref.layer, MoE) else None
+    found = clues(ref, wrong, {key: value.array for key, value in named.items() if isinstance(value, Typed)})
+    return Report(
+        name,
+        _describe(ref.layer),
+        arithmetic,
+        parts,
+        ref.margin.gap,
+        ref.margin.noise,
+        ref.undecided,
+        routed,
+        tuple(problems),
+        tuple(found),
+    )
+
+
+def _in(ref: Reference, arithmetic: str) -> Reference:
+    """The same reference for a candidate of another arithmetic."""
+    if ref.arithmetic.name == arithmetic:
+        return ref
+    return reference(ref.layer, ref.x, dy=ref.dy, weights=ref.weights, arithmetic=arithmetic, step=ref.step)
+
+
+def common(named: Mapping[str, Any]) -> str:
+    """The roughest arithmetic of the answers."""
+    order = ["float64", "float32", "float16", "bfloat16"]
+    found = [value.arithmetic for value in named.values() if isinstance(value, Typed)]
+    return max(found, key=order.index, default="float64")
+
+
+def _guess(ref: Reference, answer: Any) -> str:
+    """What an answer without a name is, by its shape."""
+    if not isinstance(answer, Typed):
+        return "answer"
+    if ref.dy is not None:
+        return "gradient"
+    known, shape = shapes(ref), answer.array.shape
+    if len(shape) >= 3:
+        return "jacobian"
+    return "mean_jacobian" if shape == known["mean_jacobian"] and shape != known["output"] else "output"
+
+
+def _part(ref: Reference, name: str, answer: Any, asked: str | None, chosen: dict[int, Array]) -> Part:
+    """One answer judged; `chosen` collects, row by row, how the candidate resolved ties."""
+    kind, known = kind_of(name), shapes(ref)
+    if isinstance(answer, str):
+        return none(ref.arithmetic, name, answer)
+    if kind not in known:
+        near = ", ".join(ref.names())
+        return none(ref.arithmetic, name, f"expected the name of an answer, {near}; got {kind!r}")
+    if ref.dy is None and kind not in _WITHOUT_DY:
+        return none(ref.arithmetic, name, f"{kind} is a gradient of sum(dy * y): expected dy of shape (n, o); got none")
+    array, remarks = answer.array.astype(np.float64), []
+    if asked is not None and answer.arithmetic != asked and ARITHMETICS[answer.arithmetic].eps > ARITHMETICS[asked].eps:
+        remarks.append(f"expected {asked}; answered in {answer.arithmetic}")
+    want_shape = known[kind]
+    leak = None
+    if kind == "jacobian" and array.shape == (*want_shape[:2], want_shape[0], want_shape[2]):
+        array, leak = _blocks(array)
+    if array.shape != want_shape:
+        return none(ref.arithmetic, name, _misshapen(kind, array.shape, want_shape))
+    status, allowed = _statuses(ref, name, array, chosen)
+    if leak is not None and leak[0] > 0:
+        remarks.append(
+            f"row {leak[1]} of the output depends on row {leak[2]} of x (entry {leak[0]:.3g}): tokens are not "
+            f"independent of one another"
+        )
+    part = judge(ref.arithmetic, name, array, allowed, status, tuple(remarks))
+    return replace(part, verdict="differs") if leak is not None and leak[0] > 0 else part
+
+
+#: Answers that need no cotangent.
+_WITHOUT_DY = {*ROWWISE, "mean_jacobian"} - {"gradient"}
+
+
+def _blocks(array: Array) -> tuple[Array, tuple[float, int, int]]:
+    """The diagonal blocks of a batch Jacobian (n, o, n, d), and the largest entry off them with its rows."""
+    n = len(array)
+    own = array[np.arange(n), :, np.arange(n)]  # (n, o, d)
+    rest = np.abs(array).max(axis=(1, 3), initial=0)  # (n, n)
+    np.fill_diagonal(rest, 0)
+    at = np.unravel_index(int(np.nan_to_num(rest, nan=np.inf).argmax()), rest.shape)
+    return own, (float(rest[at]), int(at[0]), int(at[1]))
+
+
+def _misshapen(kind: str, got: tuple[int, ...], want: tuple[int, ...]) -> str:
+    axes = {"output": "(n, o)", "gradient": "(n, d)", "jacobian": "(n, o, d)", "mean_jacobian": "(o, d)"}.get(kind, "")
+    also = f" or {(*want[:2], want[0], want[2])}, (n, o, n, d)" if kind == "jacobian" else ""
+    turned = "; its axes are in another order" if sorted(got) == sorted(want) and got != want else ""
+    return f"expected {kind} of shape {want}{f', {axes}' if axes else ''}{also}; got {got}{turned}"
+
+
+def _statuses(ref: Reference, name: str, array: Array, chosen: dict[int, Array]) -> tuple[Array, Allowed]:
+    """The status of each row, and what was allowed, at ties by the choice that the candidate seems to have made."""
+    allowed = ref.allowed(name)
+    rowwise = kind_of(name) in ROWWISE
+    status = statuses(array, allowed)
+    if not ref.undecided.any():
+        return status, allowed
+    if not rowwise:
+        if not (status == FINE).all() and set(np.flatnonzero(ref.undecided)) <= set(chosen):
+            k = len(next(iter(chosen.values())))
+            choice = ref.layer.route(ref.x)[1]
+            assert choice.shape[1] == k
+            for row, other in chosen.items():
+                choice[row] = other
+            allowed = ref.allowed(name, choice)
+            status = statuses(array, allowed)
+            return np.where(status == FINE, OTHER, status), allowed
+        # who was chosen is not known: a difference may be no more than the tie's
+        return np.where(status == FINE, status, OPEN), allowed
+    at_ties = Allowed(*(np.array(a) for a in allowed))
+    for row in np.flatnonzero(ref.undecided).tolist():
+        if not isinstance(ref.layer, MoE) or ref.step:
+            status[row] = status[row] if status[row] == FINE else OPEN
+            continue
+        for choice in ref.choices(row):
+            by_choice = ref.allowed(name, choice[None], slice(row, row + 1))
+            if statuses(array[row : row + 1], by_choice)[0] == FINE:
+                status[row] = FINE if set(choice) == set(ref.layer.route(ref.x[row : row + 1])[1][0]) else OTHER
+                chosen.setdefault(row, choice)
+                for kept, found in zip(at_ties, by_choice, strict=True):
+                    kept[row] = found[0]
+                break
+    return status, at_ties
+
+
+def _describe(layer: Any) -> str:
+    """Kind and sizes of a layer in words."""
+    kind, widths = type(layer).__name__, layer.widths
+    if isinstance(layer, MoE):
+        hidden = sorted({expert.widths[1] for expert in layer.experts})
+        h = str(hidden[0]) if len(hidden) == 1 else f"{hidden[0]}..{hidden[-1]}"
+        kinds = "/".join(sorted({type(expert).__name__ for expert in layer.experts}))
+        gates = "" if layer.k == len(layer.experts) else ", renormalized" if layer.renormalize else ", not renormalized"
+        return f"MoE of {len(layer.experts)} {kinds}, k = {layer.k}{gates}, d = {widths[0]}, h = {h}, o = {widths[1]}"
+    return f"{kind}, " + ", ".join(
+        f"{a} = {b}" for a, b in zip("dho" if len(widths) == 3 else "do", widths, strict=True)
+    )

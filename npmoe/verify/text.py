@@ -1,0 +1,158 @@
+"""A report in words and as plain data."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from npmoe.verify.rounding import ARITHMETICS
+
+if TYPE_CHECKING:
+    from npmoe.verify.compare import Part, Report
+
+__all__ = ["number", "plain", "words"]
+
+
+def number(value: float) -> str:
+    """A count of units: short, and no longer than it is known.
+
+    Examples
+    --------
+    >>> number(0.6251), number(12.3), number(45678.9), number(float("inf"))
+    ('0.63', '12', '4.6e+04', 'inf')
+    """
+    if not np.isfinite(value):
+        return "inf" if value > 0 else str(value)
+    if value == 0:
+        return "0"
+    if value < 0.01 or value >= 1e4:
+        return f"{value:.1e}"
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Columns: the first to the left, the rest to the right."""
+    wide = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = []
+    for row in [head, *rows]:
+        cells = [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, wide, strict=True))]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return lines
+
+
+def words(report: "Report") -> str:
+    """The whole report."""
+    n = len(report.margin)
+    eps = ARITHMETICS[report.arithmetic].eps
+    lines = [f"{report.name}: {report.verdict}"]
+    lines.append(f"  {report.layer}; {n} token{'s' * (n != 1)}; {report.arithmetic}, eps = {eps:.3g}")
+    lines += [f"  ! {problem}" for problem in report.problems]
+    if judged := [part for part in report.parts if len(part.units)]:
+        lines += ["", "  errors in units of eps times the largest entry of their row"]
+        head = ["answer", "verdict", "error", "usual limit", "worst case", "row", "absolute"]
+        fine = [part for part in judged if part.verdict == "agrees"]
+        # of many that agree the nearest to its limit speaks for the rest
+        fold = len(fine) > _MANY
+        kept = [part for part in judged if part.verdict != "agrees" or not fold or "." not in part.name]
+        lines += _table(head, [_line(part) for part in kept])
+        if folded := [part for part in fine if part not in kept]:
+            most = max(folded, key=lambda part: part.rows(1)[0].units)
+            lines.append(f"  {len(folded)} more answers agree, by {number(most.largest)} at most ({most.name})")
+    for part in report.parts:
+        lines += [f"  {part.name}: {remark}" for remark in part.remarks]
+    lines += _ties(report)
+    off = [part for part in report.parts if part.verdict in ("doubtful", "differs")]
+    for part in off[:3]:
+        lines += ["", f"  {part.name}, worst rows", *_rows(report, part)]
+    if len(off) > 3:
+        lines.append(f"  (and the rows of {len(off) - 3} more answers: report[name].rows())")
+    for kind, title in (("where", "where it shows"), ("looks like", "what it looks like")):
+        if found := [clue for clue in report.clues if clue.kind == kind]:
+            lines += ["", f"  {title}"]
+            lines += [f"    {clue.answer}: {clue.says}" for clue in found[:12]]
+            lines += [f"    (and {len(found) - 12} more)"] * (len(found) > 12)
+    return "\n".join(lines)
+
+
+def _line(part: "Part") -> list[str]:
+    row = part.rows(1)[0]
+    cells = [part.name, part.verdict, number(row.units), number(row.usual), number(row.worst), str(row.row)]
+    return [*cells, f"{row.error:.2g}"]
+
+
+def _rows(report: "Report", part: "Part") -> list[str]:
+    rows = [row for row in part.rows(5) if row.status in ("doubtful", "differs", "undecided")]
+    by_token = len(part.status) == len(report.margin) and part.name.partition(":")[0] not in ("mean_jacobian",)
+    by_token = by_token and part.name.partition(":")[0] in _ROWWISE
+    head = ["row", "error", "usual limit", "worst case", "at", "ours", "theirs"]
+    head += ["margin", "experts"] if by_token and report.chosen is not None else []
+    body = []
+    for row in rows:
+        at = "[" + ", ".join(map(str, row.at)) + "]"
+        cells = [str(row.row), number(row.units), number(row.usual), number(row.worst), at]
+        cells += [f"{row.ours:.9g}", f"{row.theirs:.9g}"]
+        if by_token and report.chosen is not None:
+            margin = report.margin[row.row]
+            cells += [f"{margin:.2g}", ", ".join(map(str, report.chosen[row.row].tolist()))]
+        body.append(cells)
+    return ["  " + line for line in _table(head, body)]
+
+
+_MANY = 12  # answers that agree are listed one by one up to this number
+_ROWWISE = ("output", "gradient", "jacobian", "expert_jacobian", "router_jacobian", "gates", "scores")
+
+
+def _ties(report: "Report") -> list[str]:
+    at = np.flatnonzero(report.undecided)
+    if not len(at):
+        return []
+    lines = ["", f"  {len(at)} of {len(report.margin)} tokens lie on a tie or nearer to one than rounding or the step:"]
+    for row in at[:5].tolist():
+        line = f"    row {row}: margin {report.margin[row]:.2g}, rounding {report.noise[row]:.2g}"
+        found = {str(part.status[row]) for part in report.parts if len(part.status) == len(report.margin)}
+        line += "; agrees with another of the choices that tie" if "other choice" in found else ""
+        line += "; agrees with our choice" if found == {"agrees"} else ""
+        line += "; the derivative is undefined there, and the answers differ" if "undecided" in found else ""
+        line += "; agrees with none of the choices that tie" if "differs" in found else ""
+        lines.append(line)
+    return lines + ([f"    and {len(at) - 5} more"] if len(at) > 5 else [])
+
+
+def plain(report: "Report") -> dict[str, Any]:
+    """The report as data for JSON: floats that are not finite become strings."""
+
+    def safe(value: float) -> Any:
+        return float(value) if np.isfinite(value) else str(value)
+
+    parts = []
+    for part in report.parts:
+        rows = [
+            {
+                key: (safe(value) if isinstance(value, float) else list(value) if isinstance(value, tuple) else value)
+                for key, value in row._asdict().items()
+            }
+            for row in part.rows(5)
+        ]
+        parts.append(
+            {
+                "name": part.name,
+                "verdict": part.verdict,
+                "error": safe(part.error.max(initial=0.0)),
+                "units": safe(part.largest),
+                "usual": safe(part.rows(1)[0].usual) if rows else None,
+                "worst": safe(part.rows(1)[0].worst) if rows else None,
+                "ratio": safe(part.ratio.max(initial=0.0)),
+                "rows": rows,
+                "remarks": list(part.remarks),
+            }
+        )
+    return {
+        "name": report.name,
+        "layer": report.layer,
+        "arithmetic": report.arithmetic,
+        "verdict": report.verdict,
+        "tokens": len(report.margin),
+        "undecided": np.flatnonzero(report.undecided).tolist(),
+        "problems": list(report.problems),
+        "parts": parts,
+        "clues": [clue._asdict() for clue in report.clues],
+    }
