@@ -28,14 +28,20 @@ def blocks(text):
         yield found["tag"].strip(), line, code
 
 
-def run_page(text, name):
-    """Run the blocks tagged python of a page in one namespace, doctests where they are written so; how many ran."""
+TAGS = ("python", "python torch", "python no-run")
+
+
+def run_page(text, name, torch=False):
+    """Run the blocks tagged python of a page in one namespace, doctests where they are written so; how many ran.
+
+    Blocks tagged "python torch" run only where that is asked for.
+    """
     namespace, ran = {"__name__": "__page__"}, 0
     for tag, line, code in blocks(text):
-        if not tag.lower().startswith("py") or tag == "python no-run":
+        if tag.lower().startswith("py") and tag not in TAGS:  # or a block would be left out without a word
+            raise ValueError(f"{name}:{line - 1}: expected the tag {' or '.join(map(repr, TAGS))}; got {tag!r}")
+        if tag != "python" and not (tag == "python torch" and torch):
             continue
-        if tag != "python":  # or a block would be left out without a word
-            raise ValueError(f'{name}:{line - 1}: expected the tag "python" or "python no-run"; got "{tag}"')
         ran += 1
         if code.lstrip().startswith(">>>"):
             test = doctest.DocTestParser().get_doctest(code, {}, name, name, line - 1)
@@ -70,6 +76,15 @@ def test_there_are_examples_to_run():
 def test_python_on_pages(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a page may write files
     run_page(page.read_text(encoding="utf-8"), page.relative_to(ROOT).as_posix())
+
+
+@pytest.mark.underflow
+@pytest.mark.parametrize("page", ["README.md", "docs/verify.md"])
+def test_python_on_pages_that_need_torch(page, tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'npmoe[verify]'")
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert run_page(text, page, torch=True) > run_page(text, page)
 
 
 # The tests of this file's own machinery
@@ -113,9 +128,13 @@ def test_blocks_of_a_page_share_a_namespace_and_others_are_left_alone():
         ("```python\n>>> a\n3\n```", AssertionError, r"line 26(?s:.*)Expected:\s+3\s+Got:\s+2"),
         ("~~~python\n1 / 0\n~~~", ZeroDivisionError, None),
         ("````python\n1 / 0\n````", ZeroDivisionError, None),
-        ("```py\n1\n```", ValueError, r'page.md:25: expected the tag "python" or "python no-run"; got "py"'),
-        ("```python norun\n1\n```", ValueError, 'got "python norun"'),
-        ("```Python\n1\n```", ValueError, 'got "Python"'),
+        (
+            "```py\n1\n```",
+            ValueError,
+            "page.md:25: expected the tag 'python' or 'python torch' or 'python no-run'; got 'py'",
+        ),
+        ("```python norun\n1\n```", ValueError, "got 'python norun'"),
+        ("```Python\n1\n```", ValueError, "got 'Python'"),
     ],
 )
 def test_a_block_that_fails_fails(code, error, message):

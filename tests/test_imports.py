@@ -33,7 +33,8 @@ ROOMS = {
 CORE = {"numpy", "scipy"}
 AT_THE_TOP = {"ledger": CORE, "sweep": {"numpy", "threadpoolctl", "tqdm"}, "report": {"numpy", "jinja2"}}
 AT_THE_TOP |= {"calculus": {*CORE, "threadpoolctl"}}
-AT_THE_TOP |= {"reproduce": {*CORE, "tqdm", "threadpoolctl"}, "verify": CORE, "checkpoint": CORE, "testing": CORE}
+AT_THE_TOP |= {"reproduce": {*CORE, "tqdm", "threadpoolctl"}, "verify": {*CORE, "tqdm"}}
+AT_THE_TOP |= {"checkpoint": CORE, "testing": CORE}
 INSIDE = {"sweep": {"distributed"}, "report": {"matplotlib"}}
 INSIDE |= {
     "verify": {"torch", "jax", "autograd", "mpmath", "transformers", "safetensors"},

@@ -171,7 +171,7 @@ def _product(balance: Balance, s: Rounded, chosen: Array, w: Rounded, r: Roundin
         counted = chosen[:, :1] if first else chosen
         share = np.repeat(w.value[0], counted.shape[1]) * (total / counted.shape[1])
         shares = np.bincount(counted.ravel(), weights=share, minlength=E)[None]
-        f = Rounded(shares, (r.growth(counted.size) + 2 * r.u) * shares)
+        f = Rounded(shares, (r.growth(counted.size, plain=True) + 2 * r.u) * shares)
     else:
         f = r.scaled(P, total)
     name = balance.scale or ("1/E" if balance.kind == "gshard" else "E")
@@ -210,7 +210,7 @@ def _z(balance: Balance, s: Rounded, chosen: Array, w: Rounded, r: Rounding) -> 
     lse = np.log(np.exp(away).sum(axis=1, keepdims=True)) + top  # (n, 1)
     # d lse = sum p ds; the logarithm of a sum that is good to some u, and the maximum added to it
     moved = r.total(p.value * r.join(s.error, r.u * np.abs(away)), 1, keepdims=True)
-    error = r.join(moved, r.elementary * np.ones_like(lse), r.growth(s.value.shape[1]) * np.ones_like(lse))
+    error = r.join(moved, r.elementary * np.ones_like(lse), r.growth(s.value.shape[1], plain=True) * np.ones_like(lse))
     L = r.stored(lse, error)
     value = r.product(w, r.times(L, L))  # (1, 1)
     ds = r.times(r.times(r.scaled(L, 2.0), p), Rounded(w.value.T, w.error.T))

@@ -78,7 +78,7 @@ def mean_jacobian(
         return np.einsum("n,nod->od", w, a)
 
     # the weights are rounded, their sum is, and so is the sum over tokens
-    sums = (2 * r.growth(len(w)) + 3 * r.u) * mean(J.size)
+    sums = (2 * r.growth(len(w), plain=True) + 3 * r.u) * mean(J.size)
     return r.stored(mean(J.value), r.join(r.total(w[:, None, None] * J.error, 0), sums))
 
 
@@ -239,7 +239,7 @@ def _(moe: MoE, x: Rounded, dy: Rounded, r: Rounding, chosen: Array | None = Non
         g_e = Rounded(g.value[rows, e, None], g.error[rows, e, None])
         dx_e, grads_e = vjp(expert, x.at(rows), r.times(g_e, dy.at(rows)), r)
         dx[rows] += dx_e.value
-        edx[rows] = r.join(edx[rows], dx_e.error, r.growth(moe.k + 1) * np.abs(dx_e.value))
+        edx[rows] = r.join(edx[rows], dx_e.error, r.growth(moe.k + 1, plain=True) * np.abs(dx_e.value))
         grads |= {f"experts.{e}.{name}": grad for name, grad in grads_e.items()}
     return r.stored(dx, edx), grads
 
@@ -262,7 +262,7 @@ def terms(moe: MoE, x: Rounded, r: Rounding, chosen: Array | None = None) -> tup
         value[rows] += J.value
         error[rows] = r.join(error[rows], J.error)
         size[rows] += J.size
-    error = r.join(error, r.growth(moe.k) * size)
+    error = r.join(error, r.growth(moe.k, plain=True) * size)
     return Jacobians(value, error, size), _router_term(moe, _outputs(moe, x, routed, r), routed, r)
 
 
@@ -288,7 +288,7 @@ def _router_term(moe: MoE, F: Rounded, routed: _Routed, r: Rounding) -> Jacobian
     gated = (gA[:, :, None] * FA).transpose(0, 2, 1)  # (n, o, E)
     size = (gated @ WA + gated.sum(axis=2, keepdims=True) * (qA @ WA)[:, None]) / T
     error = r.join(
-        (2 * r.growth(len(moe.experts)) + 6 * r.u) * size,
+        (2 * r.growth(len(moe.experts), plain=True) + 6 * r.u) * size,
         both(F.error, gA + g.error, qA + q.error, WA + W.error),
         both(FA, g.error, qA + q.error, WA + W.error),
         gated.sum(axis=2, keepdims=True) * r.through(q.error, WA + W.error)[:, None] / T,

@@ -243,14 +243,14 @@ def _judge(ref: Reference, answers: Any, what: str | None, asked: str | None, pr
     judged: dict[str, Part] = {}
     arithmetic = asked or common(named)
     refs = {arithmetic: _in(ref, arithmetic)}
-    chosen: dict[int, Array] = {}
+    made: Choices = {}
     rowwise = [key for key in named if kind_of(key) in ROWWISE]
     for key in rowwise + [key for key in named if key not in rowwise]:
         answer, of = named[key], asked
         if of is None:
             of = answer.arithmetic if isinstance(answer, Typed) else arithmetic
         refs.setdefault(of, _in(ref, of))
-        judged[key] = _part(refs[of], key, answer, asked, chosen)
+        judged[key] = _part(refs[of], key, answer, asked, made)
     ref = refs[arithmetic]
     parts = tuple(judged[key] for key in named)
     wrong = [part for part in parts if part.verdict in ("doubtful", "differs")]
@@ -296,8 +296,8 @@ def _guess(ref: Reference, answer: Any) -> str:
     return "mean_jacobian" if shape == known["mean_jacobian"] and shape != known["output"] else "output"
 
 
-def _part(ref: Reference, name: str, answer: Any, asked: str | None, chosen: dict[int, Array]) -> Part:
-    """One answer judged; `chosen` collects, row by row, how the candidate resolved ties."""
+def _part(ref: Reference, name: str, answer: Any, asked: str | None, made: "Choices") -> Part:
+    """One answer judged; `made` collects, row by row, how the candidate may have resolved ties."""
     kind, known = kind_of(name), shapes(ref)
     if isinstance(answer, str):
         return none(ref.arithmetic, name, answer)
@@ -315,7 +315,7 @@ def _part(ref: Reference, name: str, answer: Any, asked: str | None, chosen: dic
         array, leak = _blocks(array)
     if array.shape != want_shape:
         return none(ref.arithmetic, name, _misshapen(kind, array.shape, want_shape))
-    status, allowed = _statuses(ref, name, array, chosen)
+    status, allowed = _statuses(ref, name, array, made)
     if leak is not None and leak[0] > 0:
         remarks.append(
             f"row {leak[1]} of the output depends on row {leak[2]} of x (entry {leak[0]:.3g}): tokens are not "
@@ -346,39 +346,60 @@ def _misshapen(kind: str, got: tuple[int, ...], want: tuple[int, ...]) -> str:
     return f"expected {kind} of shape {want}{f', {axes}' if axes else ''}{also}; got {got}{turned}"
 
 
-def _statuses(ref: Reference, name: str, array: Array, chosen: dict[int, Array]) -> tuple[Array, Allowed]:
+#: For each row on a tie the choices, as sorted tuples of experts, that agree with every answer looked at so far.
+Choices = dict[int, set[tuple[int, ...]]]
+
+
+def _statuses(ref: Reference, name: str, array: Array, made: Choices) -> tuple[Array, Allowed]:
     """The status of each row, and what was allowed, at ties by the choice that the candidate seems to have made."""
     allowed = ref.allowed(name)
-    rowwise = kind_of(name) in ROWWISE
     status = statuses(array, allowed)
     if not ref.undecided.any():
         return status, allowed
-    if not rowwise:
-        if not (status == FINE).all() and set(np.flatnonzero(ref.undecided)) <= set(chosen):
-            k = len(next(iter(chosen.values())))
-            choice = ref.layer.route(ref.x)[1]
-            assert choice.shape[1] == k
-            for row, other in chosen.items():
-                choice[row] = other
-            allowed = ref.allowed(name, choice)
-            status = statuses(array, allowed)
-            return np.where(status == FINE, OTHER, status), allowed
-        # who was chosen is not known: a difference may be no more than the tie's
-        return np.where(status == FINE, status, OPEN), allowed
+    rowwise = kind_of(name) in ROWWISE
+    if ref.step or not isinstance(ref.layer, MoE):
+        touched = ref.undecided if rowwise else np.ones(len(status), bool)
+        return np.where(touched & (status != FINE), OPEN, status), allowed
+    return (_row_by_row if rowwise else _all_at_once)(ref, name, array, made, status, allowed)
+
+
+def _row_by_row(
+    ref: Reference, name: str, array: Array, made: Choices, status: Array, allowed: Allowed
+) -> tuple[Array, Allowed]:
+    """An answer whose rows are tokens: each row on a tie is held against every choice that rounding allows."""
     at_ties = Allowed(*(np.array(a) for a in allowed))
     for row in np.flatnonzero(ref.undecided).tolist():
-        if not isinstance(ref.layer, MoE) or ref.step:
-            status[row] = status[row] if status[row] == FINE else OPEN
-            continue
-        for choice in ref.choices(row):
+        agreeing: set[tuple[int, ...]] = set()
+        for i, choice in enumerate(ref.choices(row)):
             by_choice = ref.allowed(name, choice[None], slice(row, row + 1))
-            if statuses(array[row : row + 1], by_choice)[0] == FINE:
-                status[row] = FINE if set(choice) == set(ref.layer.route(ref.x[row : row + 1])[1][0]) else OTHER
-                chosen.setdefault(row, choice)
+            if statuses(array[row : row + 1], by_choice)[0] != FINE:
+                continue
+            if not agreeing:
+                status[row] = FINE if i == 0 else OTHER
                 for kept, found in zip(at_ties, by_choice, strict=True):
                     kept[row] = found[0]
-                break
+            agreeing.add(tuple(sorted(choice.tolist())))
+        made[row] = made[row] & agreeing if row in made else agreeing
     return status, at_ties
+
+
+def _all_at_once(
+    ref: Reference, name: str, array: Array, made: Choices, status: Array, allowed: Allowed
+) -> tuple[Array, Allowed]:
+    """An answer to which all tokens add: by the choices that the other answers show, where they show one each."""
+    if (status == FINE).all():
+        return status, allowed
+    known = {row: made.get(row, set()) for row in np.flatnonzero(ref.undecided).tolist()}
+    if all(known.values()):
+        choice = ref.layer.route(ref.x)[1]
+        for row, sets in known.items():
+            choice[row] = min(sets)
+        by_choice = ref.allowed(name, choice)
+        found = statuses(array, by_choice)
+        if (found == FINE).all() or all(len(sets) == 1 for sets in known.values()):
+            return np.where(found == FINE, OTHER, found), by_choice
+    # who was chosen is not known: a difference may be no more than the tie's
+    return np.where(status == FINE, status, OPEN), allowed
 
 
 def _describe(layer: Any) -> str:

@@ -289,7 +289,7 @@ def _factor(ref: Reference, part: Any, array: Array) -> Clue | None:
         return None
     c = float((want * got).sum()) / square
     near = 2 * max(abs(c), 1.0) * allowed.usual
-    if not (np.abs(got - c * want) <= near).all() or (np.abs(c * want) <= near).all():
+    if not (np.abs(got - c * want) <= near).all() or (np.abs((c - 1) * want) <= near).all():
         return None
     n = len(ref.x)
     named = {n: "n: a sum for a mean", 1 / n: "1/n: a mean over tokens for a sum", -1.0: "-1", 0.5: "1/2", 2.0: "2"}

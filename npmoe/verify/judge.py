@@ -27,7 +27,8 @@ FINE, OTHER, OPEN, FAR, WRONG = "agrees", "other choice", "undecided", "doubtful
 
 
 class Row(NamedTuple):
-    """One row of an answer: its error, in units of eps times the row's largest entry, and what was allowed in them."""
+    """One row of an answer at the entry `at` that is nearest to its limit: error, also in units of eps times the row's
+    largest entry, and what was allowed in these units."""
 
     row: int
     status: str
@@ -49,6 +50,7 @@ class Part:
     name, verdict : of the answer; a verdict of VERDICTS.
     error, scale, units : largest error of the row, its largest entry, and their ratio in eps.
     ratio : error over what rounding usually allows, entry by entry, the largest of the row; above 1 it is too far.
+    usual, worst, nearest : limits and error, in the units, of the entry where that ratio is largest.
     status : "agrees", "other choice" (agrees with another way in which a tie may fall), "undecided", "doubtful",
         "differs".
     remarks : sentences.
@@ -62,6 +64,7 @@ class Part:
     units: Array
     usual: Array
     worst: Array
+    nearest: Array
     ratio: Array
     status: Array
     where: Array
@@ -82,8 +85,8 @@ class Part:
             Row(
                 int(i),
                 str(self.status[i]),
-                float(self.error[i]),
-                float(self.units[i]),
+                float(abs(self.theirs[i] - self.ours[i])) if np.isfinite(self.theirs[i]) else np.inf,
+                float(self.nearest[i]),
                 float(self.usual[i]),
                 float(self.worst[i]),
                 tuple(int(j) for j in self.where[i]),
@@ -146,6 +149,7 @@ def judge(
         units(error.max(axis=1, initial=0)),
         units(usual[rows, at]),
         units(most[rows, at]),
+        units(error[rows, at]),
         share[rows, at],
         status,
         where,
@@ -158,8 +162,8 @@ def judge(
 def none(arithmetic: Arithmetic, name: str, why: str) -> Part:
     """The part of an answer that could not be compared."""
     empty, nothing, nowhere = np.zeros(0), np.zeros(0, object), np.zeros((0, 0), int)
-    six = (empty, empty, empty, empty, empty, empty)
-    return Part(name, "no answer", arithmetic.eps, *six, nothing, nowhere, empty, empty, (why,))
+    seven = (empty, empty, empty, empty, empty, empty, empty)
+    return Part(name, "no answer", arithmetic.eps, *seven, nothing, nowhere, empty, empty, (why,))
 
 
 def listed(rows: Array, most: int = 6) -> str:

@@ -33,7 +33,7 @@ _C, _B = (2 / np.pi) ** 0.5, 0.044715  # of the tanh approximation of GELU
 class Arithmetic:
     """What one number costs: u of what is stored, u of the accumulator in a product, and the smallest normal number.
 
-    Half precisions accumulate in float32, as the products of all frameworks do.
+    Products of half precision accumulate in float32, as those of all frameworks do; plain sums need not.
     """
 
     name: str
@@ -128,9 +128,10 @@ class Rounding:
         """What an elementary function costs."""
         return ELEMENTARY[self.usual] * self.u
 
-    def growth(self, m: int) -> float:
-        """g(m): what a sum of m products may be off by, relative to the sum of their absolute values."""
-        return (m**0.5 if self.usual else min(m, LAMBDA * m**0.5)) * self.arithmetic.sums * self._spread
+    def growth(self, m: int, plain: bool = False) -> float:
+        """g(m): what a sum of m products, or of m plain numbers, may be off by, relative to that of absolute values."""
+        u = self.arithmetic.unit if plain else self.arithmetic.sums
+        return (m**0.5 if self.usual else min(m, LAMBDA * m**0.5)) * u * self._spread
 
     def join(self, *errors: Array | float) -> Array:
         """Several errors of one number as one."""
@@ -198,7 +199,7 @@ class Rounding:
         """Sum over an axis."""
         value = a.value.sum(axis=axis, keepdims=keepdims)
         size = self.total(np.abs(a.value), axis, keepdims) + (np.abs(value) if self.usual else 0.0)
-        error = self.join(self.growth(a.value.shape[axis]) * size, self.total(a.error, axis, keepdims))
+        error = self.join(self.growth(a.value.shape[axis], plain=True) * size, self.total(a.error, axis, keepdims))
         return self.stored(value, error)
 
     def scaled(self, a: Rounded, factor: float) -> Rounded:
@@ -219,7 +220,9 @@ class Rounding:
         size, cost = np.abs(z.value), self.elementary
         if name == "gelu_tanh":
             t = np.abs(np.tanh(_C * size * (1 + _B * size**2)))
-            lever = np.where(t < 1 - self.arithmetic.unit / 4, size * _C * (1 + 3 * _B * size**2), 0.0)
+            lever = size * _C * (1 + 3 * _B * size**2)
+            if self.usual:  # a good tanh is 1 where it should be; one that stops short of it has this lever at any z
+                lever = np.where(t < 1 - self.arithmetic.unit / 4, lever, 0.0)
         else:
             lever = np.minimum(size, np.abs(a) + 1)  # z sigmoid(z), for silu; GELU's |z|^3 N(z) is below 1
         return (
@@ -241,5 +244,5 @@ class Rounding:
             q = q / q.sum(axis=-1, keepdims=True)
             away = self.join(s.error, self.u * np.abs(np.where(on, t, 0.0)), self.elementary)
             factor = np.expm1(np.where(on, np.minimum(away, 50.0), 0.0))  # beyond 50 nothing is known of a gate
-            common = self.join(self.total(q * factor, -1, keepdims=True), self.growth(s.value.shape[-1]))
+            common = self.join(self.total(q * factor, -1, keepdims=True), self.growth(s.value.shape[-1], plain=True))
             return self.stored(q, np.minimum((1 if self.usual else 2) * q * self.join(factor, common), 1.0) * on)

@@ -9,7 +9,7 @@ from npmoe.verify.rounding import ARITHMETICS
 if TYPE_CHECKING:
     from npmoe.verify.compare import Part, Report
 
-__all__ = ["number", "plain", "words"]
+__all__ = ["number", "plain", "table", "words"]
 
 
 def number(value: float) -> str:
@@ -29,7 +29,7 @@ def number(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
     """Columns: the first to the left, the rest to the right."""
     wide = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = []
@@ -53,7 +53,7 @@ def words(report: "Report") -> str:
         # of many that agree the nearest to its limit speaks for the rest
         fold = len(fine) > _MANY
         kept = [part for part in judged if part.verdict != "agrees" or not fold or "." not in part.name]
-        lines += _table(head, [_line(part) for part in kept])
+        lines += table(head, [_line(part) for part in kept])
         if folded := [part for part in fine if part not in kept]:
             most = max(folded, key=lambda part: part.rows(1)[0].units)
             lines.append(f"  {len(folded)} more answers agree, by {number(most.largest)} at most ({most.name})")
@@ -94,7 +94,7 @@ def _rows(report: "Report", part: "Part") -> list[str]:
             margin = report.margin[row.row]
             cells += [f"{margin:.2g}", ", ".join(map(str, report.chosen[row.row].tolist()))]
         body.append(cells)
-    return ["  " + line for line in _table(head, body)]
+    return ["  " + line for line in table(head, body)]
 
 
 _MANY = 12  # answers that agree are listed one by one up to this number

@@ -1,0 +1,152 @@
+"""`python -m npmoe.verify`: other frameworks held against closed forms; golden files for programs in any language."""
+
+import argparse
+import difflib
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from npmoe.report.battery import write_battery
+from npmoe.verify import battery, golden, released
+from npmoe.verify.cases import battery_cases
+from npmoe.verify.frameworks import FRAMEWORKS
+from npmoe.verify.rounding import ARITHMETICS
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+PROG = "python -m npmoe.verify"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options, as `--help` shows them."""
+    p = argparse.ArgumentParser(
+        prog=PROG,
+        description="Hold other implementations of mixtures of experts against closed forms. Without a command: the "
+        "battery, the same models in each framework, every answer in every arithmetic.",
+        epilog="Exit status: 0 all agrees as far as rounding goes, 1 something differs (or, with --strict, is doubtful), "
+        f"2 the call was wrong or nothing could be asked. A command's own options: {PROG} check --help.",
+    )
+    p.add_argument(
+        "--framework",
+        metavar="NAME",
+        action="append",
+        help=f"{', '.join(FRAMEWORKS)} or all (default); one that is not installed is skipped by name",
+    )
+    p.add_argument(
+        "--arithmetic", metavar="NAME", action="append", help="float64, float32, bfloat16 (default) or float16"
+    )
+    p.add_argument("--only", metavar="CASE", action="append", help="cases by name; * stands for anything")
+    p.add_argument(
+        "--output", type=Path, metavar="DIR", default=Path("out"), help="where verify.json and .html go (out)"
+    )
+    p.add_argument("--strict", action="store_true", help="exit 1 for answers that are doubtful, too")
+    commands = p.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    dump = commands.add_parser(
+        "dump", help="write golden cases: weights, inputs and right answers", prog=f"{PROG} dump"
+    )
+    dump.add_argument("folder", type=Path, metavar="DIR")
+    dump.add_argument("--raw", action="store_true", help="beside each .npz a folder of plain .f64 files, for C")
+    dump.add_argument("--only", metavar="CASE", action="append", help="cases by name; * stands for anything")
+    check = commands.add_parser(
+        "check", help="judge the answers that a program wrote beside them", prog=f"{PROG} check"
+    )
+    check.add_argument("folder", type=Path, metavar="DIR")
+    check.add_argument("--answers", type=Path, metavar="DIR", help="where the answers are (DIR/answers)")
+    check.add_argument(
+        "--arithmetic", metavar="NAME", help=f"{', '.join(ARITHMETICS)}: what they were computed in (their dtype)"
+    )
+    check.add_argument("--only", metavar="CASE", action="append", help="cases by name; * stands for anything")
+    check.add_argument("--json", type=Path, metavar="FILE", help="the judgement as data")
+    check.add_argument("--strict", action="store_true", help="exit 1 for answers that are doubtful, too")
+    found = commands.add_parser(
+        "released", help="hold the mixtures of the installed transformers against ours", prog=f"{PROG} released"
+    )
+    found.add_argument("family", nargs="*", help="such as mixtral; all unless given")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse a call, carry it out, and return its exit status."""
+    p = parser()
+    args = p.parse_args(argv)
+    try:
+        return {None: _battery, "dump": _dump, "check": _check, "released": _released}[args.command](args)
+    except (ValueError, TypeError, OSError) as error:
+        _say(f"{p.prog}: {error}")
+        return WRONG
+    except KeyboardInterrupt:
+        _say("\ninterrupted; what stood there before is as it was")
+        return INTERRUPTED
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _battery(args: argparse.Namespace) -> int:
+    names = _frameworks(args.framework or ["all"])
+    start = time.monotonic()
+    found = battery.run(names, battery_cases(args.only), arithmetics=args.arithmetic, progress=_progress)
+    data = found.json() | {"command": _call(args)}
+    battery.write(data, args.output / "verify.json")
+    page = write_battery(data, args.output)
+    print(found)
+    _say(f"{page} ({time.monotonic() - start:.0f} s)")
+    if not found.entries:
+        return WRONG
+    return DONE if found.ok and not (args.strict and found.verdict == "doubtful") else FAILED
+
+
+def _frameworks(words: Sequence[str]) -> list[str]:
+    """Names of frameworks, in the order of the table."""
+    for word in words:
+        if word not in (*FRAMEWORKS, "all"):
+            near = difflib.get_close_matches(word, FRAMEWORKS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"expected a framework among {', '.join(FRAMEWORKS)} or all; got {word!r}{hint}")
+    return [name for name in FRAMEWORKS if name in words or "all" in words]
+
+
+def _call(args: argparse.Namespace) -> str:
+    """The call that repeats a battery."""
+    words = ["python", "-m", "npmoe.verify"]
+    for option in ("framework", "arithmetic", "only"):
+        for value in getattr(args, option) or ():
+            words += [f"--{option}", value]
+    return shlex.join(words)
+
+
+def _progress(steps: Iterable[Any]) -> Iterable[Any]:
+    """A bar on standard error, quiet where that is no terminal."""
+    return tqdm(list(steps), desc="answers", unit="step", disable=None, leave=False)
+
+
+def _dump(args: argparse.Namespace) -> int:
+    manifest = golden.dump(args.folder, raw=args.raw, only=args.only)
+    cases = len(json.loads(manifest.read_text(encoding="utf-8"))["cases"])
+    print(
+        f"{cases} cases in {args.folder}, described in {args.folder / 'FORMAT.md'}. Write answers into "
+        f"{args.folder / 'answers'}, then: {PROG} check {shlex.quote(str(args.folder))}"
+    )
+    return DONE
+
+
+def _check(args: argparse.Namespace) -> int:
+    checked = golden.check(args.folder, args.answers, arithmetic=args.arithmetic, only=args.only)
+    print(checked)
+    if args.json:
+        battery.write(checked.json(), args.json)
+    return {"agrees": DONE, "undecided": DONE, "doubtful": FAILED if args.strict else DONE}.get(checked.verdict, FAILED)
+
+
+def _released(args: argparse.Namespace) -> int:
+    return released.main(args.family)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

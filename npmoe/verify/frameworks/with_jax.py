@@ -1,0 +1,318 @@
+"""The models in JAX: a function of one token, vmapped, jitted and differentiated.
+
+n tokens, d width, h hidden, o output width, E experts, k experts a token. float64 and full products are switched on in
+a context, so that the user's own settings are as they were.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from npmoe.calculus import check, tree
+from npmoe.model.balance import Balance
+from npmoe.model.expert import GeluExpert, SwigluExpert
+from npmoe.model.layers import Linear, Residual, RMSNorm, Stack
+from npmoe.model.moe import MoE
+from npmoe.verify import frameworks as shared
+
+__all__ = ["NAME", "answers", "arithmetics", "balance_answers", "candidate", "version"]
+
+Array = np.ndarray
+
+NAME = "jax"
+
+
+def version() -> str:
+    """The version of JAX."""
+    import jax
+
+    return str(jax.__version__)
+
+
+def arithmetics() -> tuple[str, ...]:
+    """The arithmetics in which JAX can be asked."""
+    return "float64", "float32", "bfloat16", "float16"
+
+
+@contextmanager
+def _settings(jax: Any, arithmetic: str) -> Iterator[None]:
+    """float64 only where it is asked for: with it on, a NumPy number would draw float32 along."""
+    with jax.enable_x64(arithmetic == "float64"), jax.default_matmul_precision("highest"):
+        yield
+
+
+def _numpy(array: Any) -> Array:
+    """A JAX array as one of NumPy; float32 holds every number of 16 bits exactly."""
+    return np.array(array.astype("float32") if array.dtype.itemsize == 2 else array)
+
+
+def _here() -> Any:
+    return shared.load(NAME)
+
+
+# ---- functions of one token ----------------------------------------------------------------------------------------
+
+
+def _activation(jax: Any, name: str | None) -> Callable[[Any], Any]:
+    exact, tanh = partial(jax.nn.gelu, approximate=False), partial(jax.nn.gelu, approximate=True)
+    return {"gelu": exact, "gelu_tanh": tanh, "silu": jax.nn.silu, None: lambda z: z}[name]
+
+
+def _token(jax: Any, layer: Any, p: Mapping[str, Any], x: Any) -> Any:
+    """x (d,) -> y (o,) of a layer with the parameters p."""
+    kinds: dict[type, Any] = {
+        GeluExpert: _mlp,
+        SwigluExpert: _gated_mlp,
+        MoE: _mixture,
+        Linear: _affine,
+        RMSNorm: _norm,
+    }
+    kinds |= {Residual: _skip, Stack: _chain}
+    if type(layer) not in kinds:
+        raise shared.unknown(layer, kinds)
+    return kinds[type(layer)](jax, layer, p, x)
+
+
+def _mlp(jax: Any, layer: GeluExpert, p: Mapping[str, Any], x: Any) -> Any:
+    hidden = _activation(jax, layer.activation)(p["W1"] @ x + p["b1"])  # (h,)
+    return p["W2"] @ hidden + p["b2"]
+
+
+def _gated_mlp(jax: Any, layer: SwigluExpert, p: Mapping[str, Any], x: Any) -> Any:
+    return p["Wd"] @ (_activation(jax, "silu")(p["Wg"] @ x) * (p["Wu"] @ x))
+
+
+def _affine(jax: Any, layer: Linear, p: Mapping[str, Any], x: Any) -> Any:
+    return _activation(jax, layer.activation)(p["W"] @ x + p["b"])
+
+
+def _norm(jax: Any, layer: RMSNorm, p: Mapping[str, Any], x: Any) -> Any:
+    return x * jax.lax.rsqrt(jax.numpy.mean(jax.numpy.square(x)) + float(layer.eps)) * p["gamma"]
+
+
+def _skip(jax: Any, layer: Residual, p: Mapping[str, Any], x: Any) -> Any:
+    return x + _token(jax, layer.layer, shared.inner(p, "layer"), x)
+
+
+def _chain(jax: Any, layer: Stack, p: Mapping[str, Any], x: Any) -> Any:
+    for i, one in enumerate(layer.layers):
+        x = _token(jax, one, shared.inner(p, f"layers.{i}"), x)
+    return x
+
+
+def _mixture(jax: Any, layer: MoE, p: Mapping[str, Any], x: Any) -> Any:
+    return _gates(jax, layer, p, x)[1] @ _outputs(jax, layer, p, x)
+
+
+def _gates(jax: Any, moe: MoE, p: Mapping[str, Any], x: Any) -> tuple[Any, Any]:
+    """Scores and gates of one token, (E,) and (E,)."""
+    scores = p["router"] @ x
+    if moe.bias is not None:
+        scores = scores + p["bias"]
+    scores = scores / float(moe.temperature)
+    best, chosen = jax.lax.top_k(scores, moe.k)  # (k,), (k,)
+    kept = jax.nn.softmax(best) if moe.renormalize else jax.nn.softmax(scores)[chosen]
+    return scores, jax.numpy.zeros_like(scores).at[chosen].set(kept)
+
+
+def _outputs(jax: Any, moe: MoE, p: Mapping[str, Any], x: Any) -> Any:
+    """What every expert says of one token, (E, o)."""
+    experts = enumerate(moe.experts)
+    return jax.numpy.stack([_token(jax, expert, shared.inner(p, f"experts.{e}"), x) for e, expert in experts])
+
+
+# ---- answers -------------------------------------------------------------------------------------------------------
+
+
+def answers(
+    layer: Any, x: Array, dy: Array, arithmetic: str = "float64", weights: Array | None = None
+) -> dict[str, Array]:
+    """What JAX makes of an npmoe layer: output, gradients, Jacobians in both modes, and a mixture's two terms.
+
+    Parameters
+    ----------
+    layer : GeluExpert, SwigluExpert, MoE, Linear, RMSNorm, Residual or Stack.
+    x, dy : arrays (n, d), (n, o).
+    arithmetic : one of `arithmetics`; parameters, x, dy and weights are rounded to it first, and all is computed in it.
+    weights : array (n,) for "mean_jacobian".
+
+    Returns
+    -------
+    answers : arrays by the names in `npmoe.verify.frameworks`; those of 16 bits come as float32.
+
+    Raises
+    ------
+    ModuleNotFoundError : where JAX is not installed.
+    ValueError, TypeError : for another kind of layer, another arithmetic, or shapes that do not fit.
+    """
+    import jax
+
+    x, dy = shared.prepared(_here(), layer, x, dy, arithmetic)
+    given = (dict(tree.named_leaves(layer)), x, dy, shared.shares(weights, len(x)))
+    with _settings(jax, arithmetic):
+        cast = jax.tree_util.tree_map(lambda array: jax.numpy.asarray(array, arithmetic), given)
+        found = jax.jit(partial(_found, jax, layer))(*cast)
+        return {name: _numpy(array) for name, array in found.items()}
+
+
+def _found(jax: Any, layer: Any, p: dict[str, Any], x: Any, dy: Any, w: Any) -> dict[str, Any]:
+    """All answers as one function of parameters, x (n, d), dy (n, o) and shares w (n,)."""
+    token, (n, d), o = partial(_token, jax, layer), x.shape, dy.shape[1]
+    batch = jax.vmap(token, in_axes=(None, 0))  # (n, o)
+    found, pull = jax.vjp(batch, p, x)
+    dp, dx = pull(dy)
+    each = partial(_each, jax, x=x)
+    answers = {"output": found, "gradient": dx, **dp}
+    answers |= {"jacobian:reverse": each(jax.jacrev(partial(token, p)))}
+    answers |= {"jacobian:forward": each(jax.jacfwd(partial(token, p)))}
+    # one shift of all tokens: its derivative is the mean of the Jacobians
+    answers["mean_jacobian"] = jax.jacrev(lambda shift: w @ batch(p, x + shift))(jax.numpy.zeros_like(x[0]))
+    if shared.small(n, o, d):
+        answers["jacobian:batch"] = jax.jacrev(partial(batch, p))(x)
+    if isinstance(layer, MoE):
+        gates, outputs, hold = partial(_gates, jax, layer, p), partial(_outputs, jax, layer, p), jax.lax.stop_gradient
+        answers["scores"], answers["gates"] = each(gates)
+        answers["expert_jacobian"] = each(jax.jacrev(lambda t: hold(gates(t)[1]) @ outputs(t)))
+        answers["router_jacobian"] = each(jax.jacrev(lambda t: gates(t)[1] @ hold(outputs(t))))
+    return answers
+
+
+def _each(jax: Any, function: Callable[[Any], Any], x: Any) -> Any:
+    return jax.vmap(function)(x)
+
+
+# ---- balance losses ------------------------------------------------------------------------------------------------
+
+
+def balance_answers(balance: Balance, scores: Array, chosen: Array, arithmetic: str = "float64") -> dict[str, Array]:
+    """What JAX makes of a balance loss: "value" () and its gradient "scores" (n, E).
+
+    Parameters
+    ----------
+    balance : an `npmoe.model.balance.Balance` of any kind, of one layer.
+    scores, chosen : arrays (n, E), (n, k), best first.
+    arithmetic : one of `arithmetics`.
+    """
+    import jax
+
+    shared.known(_here(), arithmetic)
+    scores = check.shaped("scores", scores, ("n", "E"))
+    loss = {"z": _z, "importance": _importance}.get(balance.kind, _product)
+    with _settings(jax, arithmetic):
+        s, w = (jax.numpy.asarray(a, arithmetic) for a in (scores, shared.shares(balance.mask, len(scores))))
+        index = jax.numpy.asarray(chosen, "int32")  # (n, k)
+        value, ds = jax.jit(jax.value_and_grad(lambda s: balance.weight * loss(jax, balance, s, index, w)))(s)
+        return {"value": _numpy(value), "scores": _numpy(ds)}
+
+
+def _product(jax: Any, balance: Balance, s: Any, chosen: Any, w: Any) -> Any:
+    E, k = s.shape[1], chosen.shape[1]
+    P = jax.numpy.einsum("n,ne->e", w, jax.nn.softmax(s))
+    first = balance.kind == "gshard" if balance.first_choice is None else balance.first_choice
+    if balance.fraction == "hard":
+        hits = jax.nn.one_hot(chosen[:, :1] if first else chosen, E, dtype=s.dtype)  # (n, 1 or k, E)
+        f = jax.numpy.einsum("n,nke->e", w, hits)
+        f = f / hits.shape[1] if balance.count == "per token" else f
+    else:
+        f = P if balance.fraction == "soft" else jax.lax.stop_gradient(P)
+        f = f * k if balance.count == "per choice" else f
+    scale = balance.scale or {"gshard": "1/E", "switch": "E"}[balance.kind]
+    return jax.numpy.dot(f, P) * {"E": E, "E/k": E / k, "1": 1, "1/E": 1 / E}[scale]
+
+
+def _importance(jax: Any, balance: Balance, s: Any, chosen: Any, w: Any) -> Any:
+    rows = jax.numpy.arange(len(s))[:, None]  # (n, 1)
+    gates = jax.nn.softmax(s)  # (n, E)
+    if balance.gates == "kept":
+        gates = jax.numpy.zeros_like(s).at[rows, chosen].set(gates[rows, chosen])
+    elif balance.gates == "renormalized":
+        gates = jax.numpy.zeros_like(s).at[rows, chosen].set(jax.nn.softmax(s[rows, chosen]))
+    importance = w @ gates  # (E,)
+    ddof = int(balance.variance == "sample" and s.shape[1] > 1)
+    return jax.numpy.var(importance, ddof=ddof) / jax.numpy.mean(importance) ** 2
+
+
+def _z(jax: Any, balance: Balance, s: Any, chosen: Any, w: Any) -> Any:
+    return w @ jax.numpy.square(jax.nn.logsumexp(s, axis=-1))
+
+
+# ---- a function of the user's own ----------------------------------------------------------------------------------
+
+
+def candidate(
+    function: Callable[[Any, Any], Any],
+    params: Any,
+    read: Callable[[dict[str, Array]], Any] | None = None,
+    arithmetic: str | None = None,
+) -> Callable[..., dict[str, Array]]:
+    """Answers of a function that is not ours: a function of x (n, d) and, for gradients, dy (n, o).
+
+    Parameters
+    ----------
+    function : ``function(params, x)`` gives y (n, o), or a tuple of which y is the first.
+    params : any pytree of arrays; its leaves are named by their path, as "experts.0.W1".
+    read : gradients, arrays by those names, -> by ours (or a layer that holds them).
+    arithmetic : in which it is run; that of the first leaf unless given.
+
+    Returns
+    -------
+    ask : ``ask(x, dy=None)`` gives "output", "jacobian:reverse" and, where the batch is `small`, "jacobian:batch". A
+        larger batch is asked token by token, which says nothing of what other tokens do to it. With dy also "gradient"
+        and the parameters' gradients.
+
+    Raises
+    ------
+    ModuleNotFoundError : where JAX is not installed.
+    ValueError, TypeError : for an arithmetic that JAX has not; when asked, if the output is not (n, o).
+    """
+    import jax
+
+    leaves = jax.tree_util.tree_leaves(params)
+    chosen = arithmetic or (str(leaves[0].dtype) if leaves else "float32")
+    shared.known(_here(), chosen)
+
+    def ask(x: Array, dy: Array | None = None) -> dict[str, Array]:
+        x = check.finite("x", check.shaped("x", x, ("n", "d"), "a candidate"))
+        with _settings(jax, chosen):
+            X = jax.numpy.asarray(x, chosen)
+            p = jax.tree_util.tree_map(partial(_cast, jax, chosen), params)
+            y, pull = jax.vjp(partial(_called, function), p, X)
+            found = {"output": y, **_own_jacobian(jax, partial(_called, function, p), y, X)}
+            if dy is None:
+                return {name: _numpy(array) for name, array in found.items()}
+            dY = jax.numpy.asarray(check.shaped("dy", dy, y.shape, "this output"), chosen)
+            dp, found["gradient"] = pull(dY)
+            paths, _ = jax.tree_util.tree_flatten_with_path(dp)
+            gradients = {
+                jax.tree_util.keystr(path, simple=True, separator="."): _numpy(g)
+                for path, g in paths
+                if g.dtype != jax.dtypes.float0  # that of whole numbers: there is none
+            }
+            arrays = {name: _numpy(array) for name, array in found.items()}
+        return arrays | (gradients if read is None else shared.leaves_of(read(gradients)))
+
+    return ask
+
+
+def _cast(jax: Any, arithmetic: str, leaf: Any) -> Any:
+    array = jax.numpy.asarray(leaf)
+    return jax.numpy.asarray(leaf, arithmetic) if jax.numpy.issubdtype(array.dtype, jax.numpy.floating) else array
+
+
+def _called(function: Callable[[Any, Any], Any], p: Any, x: Any) -> Any:
+    y = function(p, x)
+    y = y[0] if isinstance(y, tuple | list) else y
+    if y.ndim != 2 or len(y) != len(x):
+        raise ValueError(f"expected an output of shape ({len(x)}, o) of the candidate; got {tuple(y.shape)}")
+    return y
+
+
+def _own_jacobian(jax: Any, call: Callable[[Any], Any], y: Any, x: Any) -> dict[str, Any]:
+    (n, o), d = y.shape, x.shape[1]
+    if shared.small(n, o, d):
+        J = jax.jacrev(call)(x)  # (n, o, n, d)
+        return {"jacobian:reverse": jax.numpy.einsum("nond->nod", J), "jacobian:batch": J}
+    return {"jacobian:reverse": jax.numpy.stack([jax.jacrev(call)(x[i : i + 1])[0, :, 0] for i in range(n)])}

@@ -1,0 +1,439 @@
+"""The models in PyTorch: modules for output and gradients, functions of one token under torch.func for Jacobians.
+
+n tokens, d width, h hidden, o output width, E experts, k experts a token. Nothing global is changed: neither the
+default dtype, nor threads, nor the state of the random generator.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from npmoe.calculus import check, tree
+from npmoe.model.balance import Balance
+from npmoe.model.expert import GeluExpert, SwigluExpert
+from npmoe.model.layers import Linear, Residual, RMSNorm, Stack
+from npmoe.model.moe import MoE
+from npmoe.verify import frameworks as shared
+
+__all__ = ["NAME", "answers", "arithmetics", "balance_answers", "build", "candidate", "version"]
+
+Array = np.ndarray
+
+NAME = "torch"
+
+#: Our names of leaves for those of the modules below, by their last two parts.
+_LEAVES = {"up.weight": "W1", "up.bias": "b1", "down.weight": "W2", "down.bias": "b2"}
+_LEAVES |= {"gate_proj.weight": "Wg", "up_proj.weight": "Wu", "down_proj.weight": "Wd"}
+_LEAVES |= {"gate.weight": "router", "gate.bias": "bias"}
+_LEAVES |= {"linear.weight": "W", "linear.bias": "b", "norm.weight": "gamma"}
+
+
+def version() -> str:
+    """The version of PyTorch."""
+    import torch
+
+    return str(torch.__version__)
+
+
+def arithmetics() -> tuple[str, ...]:
+    """The arithmetics in which PyTorch can be asked."""
+    return "float64", "float32", "bfloat16", "float16"
+
+
+def _tensor(torch: Any, array: Any, arithmetic: str) -> Any:
+    # a copy of our own: PyTorch takes no negative strides, and warns of arrays that must not be written to
+    return torch.from_numpy(np.array(array, order="C")).to(getattr(torch, arithmetic))
+
+
+def _numpy(torch: Any, tensor: Any) -> Array:
+    """A tensor as an array; NumPy has no bfloat16, and float32 holds every number of 16 bits exactly."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
+
+
+def _activation(torch: Any, name: str | None) -> Callable[[Any], Any]:
+    F = torch.nn.functional
+    exact, tanh = partial(F.gelu, approximate="none"), partial(F.gelu, approximate="tanh")
+    return {"gelu": exact, "gelu_tanh": tanh, "silu": F.silu, None: lambda z: z}[name]
+
+
+# ---- modules -------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _classes(torch: Any) -> SimpleNamespace:
+    """One class of module for each kind of layer; they can only be made once torch is there."""
+    nn: Any = torch.nn
+    F = nn.functional
+
+    class Mlp(nn.Module):
+        def __init__(self, layer: GeluExpert) -> None:
+            super().__init__()
+            d, h, o = layer.widths
+            self.up, self.down, self.activation = nn.Linear(d, h), nn.Linear(h, o), layer.activation
+
+        def forward(self, x: Any) -> Any:
+            return self.down(_activation(torch, self.activation)(self.up(x)))
+
+    class GatedMlp(nn.Module):
+        def __init__(self, layer: SwigluExpert) -> None:
+            super().__init__()
+            d, h, o = layer.widths
+            self.gate_proj, self.up_proj = nn.Linear(d, h, bias=False), nn.Linear(d, h, bias=False)
+            self.down_proj = nn.Linear(h, o, bias=False)
+
+        def forward(self, x: Any) -> Any:
+            return self.down_proj(_activation(torch, "silu")(self.gate_proj(x)) * self.up_proj(x))
+
+    class Mixture(nn.Module):
+        """Each expert sees its own rows, and adds to them what it has to say."""
+
+        def __init__(self, layer: MoE) -> None:
+            super().__init__()
+            (d, self.o), E = layer.widths, len(layer.experts)
+            self.k, self.renormalize, self.temperature = layer.k, layer.renormalize, layer.temperature
+            self.gate = nn.Linear(d, E, bias=layer.bias is not None)
+            self.experts = nn.ModuleList(_module(torch, expert) for expert in layer.experts)
+
+        def route(self, x: Any) -> tuple[Any, Any, Any]:
+            scores = self.gate(x) / self.temperature  # (n, E)
+            best, chosen = torch.topk(scores, self.k, dim=-1)  # (n, k), (n, k)
+            if self.renormalize:
+                return scores, F.softmax(best, dim=-1), chosen
+            return scores, F.softmax(scores, dim=-1).gather(1, chosen), chosen
+
+        def forward(self, x: Any) -> Any:
+            _, gates, chosen = self.route(x)
+            y = x.new_zeros(len(x), self.o)
+            for e, expert in enumerate(self.experts):
+                rows, place = torch.where(chosen == e)  # (n_e,), (n_e,)
+                if len(rows):
+                    y.index_add_(0, rows, gates[rows, place, None] * expert(x[rows]))
+            return y
+
+    class Affine(nn.Module):
+        def __init__(self, layer: Linear) -> None:
+            super().__init__()
+            self.linear, self.activation = nn.Linear(*layer.widths), layer.activation
+
+        def forward(self, x: Any) -> Any:
+            return _activation(torch, self.activation)(self.linear(x))
+
+    class Norm(nn.Module):
+        def __init__(self, layer: RMSNorm) -> None:
+            super().__init__()
+            self.norm = nn.RMSNorm(layer.widths[0], eps=float(layer.eps))
+
+        def forward(self, x: Any) -> Any:
+            return self.norm(x)
+
+    class Skip(nn.Module):
+        def __init__(self, layer: Residual) -> None:
+            super().__init__()
+            self.layer = _module(torch, layer.layer)
+
+        def forward(self, x: Any) -> Any:
+            return x + self.layer(x)
+
+    class Chain(nn.Module):
+        def __init__(self, layer: Stack) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(_module(torch, inner) for inner in layer.layers)
+
+        def forward(self, x: Any) -> Any:
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    kinds = {GeluExpert: Mlp, SwigluExpert: GatedMlp, MoE: Mixture, Linear: Affine, RMSNorm: Norm, Residual: Skip}
+    return SimpleNamespace(of={**kinds, Stack: Chain})
+
+
+def _module(torch: Any, layer: Any) -> Any:
+    kinds = _classes(torch).of
+    if type(layer) not in kinds:
+        raise shared.unknown(layer, kinds)
+    return kinds[type(layer)](layer)
+
+
+def _leaf(name: str) -> str:
+    """Our name of a parameter of the modules here: "experts.0.W1" of "experts.0.up.weight"."""
+    *front, a, b = name.split(".")
+    return ".".join([*front, _LEAVES[f"{a}.{b}"]])
+
+
+def build(layer: Any, arithmetic: str = "float64") -> Any:
+    """An nn.Module with the parameters of an npmoe layer, in the arithmetic named.
+
+    Raises
+    ------
+    ModuleNotFoundError : where PyTorch is not installed.
+    ValueError : for a kind of layer that is not npmoe's.
+    """
+    import torch
+
+    with torch.device("meta"):  # no numbers are drawn, which would move the user's generator
+        module = _module(torch, layer)
+    leaves = dict(tree.named_leaves(layer))
+    state = {name: _tensor(torch, leaves[_leaf(name)], arithmetic) for name, _ in module.named_parameters()}
+    module.load_state_dict(state, assign=True)
+    return module
+
+
+# ---- functions of one token, for torch.func ------------------------------------------------------------------------
+
+
+def _token(torch: Any, layer: Any, p: Mapping[str, Any], x: Any) -> Any:
+    """x (d,) -> y (o,), with masks instead of rows, since vmap follows no choice."""
+    if isinstance(layer, GeluExpert):
+        return p["W2"] @ _activation(torch, layer.activation)(p["W1"] @ x + p["b1"]) + p["b2"]
+    if isinstance(layer, SwigluExpert):
+        return p["Wd"] @ (_activation(torch, "silu")(p["Wg"] @ x) * (p["Wu"] @ x))
+    if isinstance(layer, Linear):
+        return _activation(torch, layer.activation)(p["W"] @ x + p["b"])
+    if isinstance(layer, RMSNorm):
+        return x * torch.rsqrt((x * x).mean() + float(layer.eps)) * p["gamma"]
+    if isinstance(layer, Residual):
+        return x + _token(torch, layer.layer, shared.inner(p, "layer"), x)
+    if isinstance(layer, Stack):
+        for i, one in enumerate(layer.layers):
+            x = _token(torch, one, shared.inner(p, f"layers.{i}"), x)
+        return x
+    return _gates(torch, layer, p, x)[1] @ _outputs(torch, layer, p, x)
+
+
+def _gates(torch: Any, moe: MoE, p: Mapping[str, Any], x: Any) -> tuple[Any, Any]:
+    """Scores and gates of one token, (E,) and (E,)."""
+    scores = p["router"] @ x
+    if moe.bias is not None:
+        scores = scores + p["bias"]
+    scores = scores / moe.temperature
+    chosen = torch.topk(scores.detach(), moe.k).indices  # (k,)
+    on = (chosen[:, None] == torch.arange(len(moe.experts))).any(dim=0)  # (E,)
+    if moe.renormalize:
+        return scores, torch.softmax(scores.masked_fill(~on, -torch.inf), dim=0)
+    return scores, torch.softmax(scores, dim=0) * on
+
+
+def _outputs(torch: Any, moe: MoE, p: Mapping[str, Any], x: Any) -> Any:
+    """What every expert says of one token, (E, o)."""
+    experts = enumerate(moe.experts)
+    return torch.stack([_token(torch, expert, shared.inner(p, f"experts.{e}"), x) for e, expert in experts])
+
+
+# ---- answers -------------------------------------------------------------------------------------------------------
+
+
+def answers(
+    layer: Any, x: Array, dy: Array, arithmetic: str = "float64", weights: Array | None = None
+) -> dict[str, Array]:
+    """What PyTorch makes of an npmoe layer: output, gradients, Jacobians in both modes, and a mixture's two terms.
+
+    Parameters
+    ----------
+    layer : GeluExpert, SwigluExpert, MoE, Linear, RMSNorm, Residual or Stack.
+    x, dy : arrays (n, d), (n, o).
+    arithmetic : one of `arithmetics`; parameters, x, dy and weights are rounded to it first, and all is computed in it.
+    weights : array (n,) for "mean_jacobian".
+
+    Returns
+    -------
+    answers : arrays by the names in `npmoe.verify.frameworks`; those of 16 bits come as float32.
+
+    Raises
+    ------
+    ModuleNotFoundError : where PyTorch is not installed.
+    ValueError, TypeError : for another kind of layer, another arithmetic, or shapes that do not fit.
+    """
+    import torch
+    from torch.func import jacfwd, jacrev, vmap
+
+    known_x, known_dy = shared.prepared(_here(), layer, x, dy, arithmetic)
+    w = _tensor(torch, shared.shares(weights, len(known_x)), arithmetic)  # (n,)
+    module = build(layer, arithmetic)
+    parameters = {_leaf(name): leaf for name, leaf in module.named_parameters()}
+    X, dY = (_tensor(torch, array, arithmetic) for array in (known_x, known_dy))
+    found = _pulled(torch, module, parameters, X, dY)
+
+    p = {name: leaf.detach() for name, leaf in parameters.items()}
+    token = partial(_token, torch, layer, p)
+    found["jacobian:reverse"], found["jacobian:forward"] = vmap(jacrev(token))(X), vmap(jacfwd(token))(X)
+    (n, d), o = X.shape, dY.shape[1]
+    rows = torch.autograd.functional.jacobian
+    if shared.small(n, o, d):
+        found["jacobian:batch"] = rows(module, X, vectorize=True)
+    # one shift of all tokens: its derivative is the mean of the Jacobians
+    found["mean_jacobian"] = rows(lambda shift: w @ module(X + shift), torch.zeros_like(X[0]), vectorize=True)
+    if isinstance(layer, MoE):
+        gates, outputs = partial(_gates, torch, layer, p), partial(_outputs, torch, layer, p)
+        found["scores"], found["gates"] = vmap(gates)(X)
+        found["expert_jacobian"] = vmap(jacrev(lambda t: gates(t)[1].detach() @ outputs(t)))(X)
+        found["router_jacobian"] = vmap(jacrev(lambda t: gates(t)[1] @ outputs(t).detach()))(X)
+    return {name: _numpy(torch, tensor) for name, tensor in found.items()}
+
+
+def _here() -> Any:
+    return shared.load(NAME)
+
+
+def _pulled(torch: Any, call: Callable[[Any], Any], parameters: Mapping[str, Any], x: Any, dy: Any) -> dict[str, Any]:
+    """Output, and gradients of sum(dy * y) in x and the parameters by their names; zero where y does not depend."""
+    x = x.detach().requires_grad_()
+    y = call(x)
+    inputs = [x, *parameters.values()]
+    gradients = torch.autograd.grad(y, inputs, dy, allow_unused=True, materialize_grads=True)
+    return {"output": y.detach(), **dict(zip(["gradient", *parameters], gradients, strict=True))}
+
+
+# ---- balance losses ------------------------------------------------------------------------------------------------
+
+
+def balance_answers(balance: Balance, scores: Array, chosen: Array, arithmetic: str = "float64") -> dict[str, Array]:
+    """What PyTorch makes of a balance loss: "value" () and its gradient "scores" (n, E).
+
+    Parameters
+    ----------
+    balance : an `npmoe.model.balance.Balance` of any kind, of one layer.
+    scores, chosen : arrays (n, E), (n, k), best first.
+    arithmetic : one of `arithmetics`.
+    """
+    import torch
+
+    shared.known(_here(), arithmetic)
+    s = _tensor(torch, check.shaped("scores", scores, ("n", "E")), arithmetic).requires_grad_()
+    w = _tensor(torch, shared.shares(balance.mask, len(s)), arithmetic)  # (n,)
+    index = torch.from_numpy(np.array(chosen, np.int64))  # (n, k)
+    loss = {"z": _z, "importance": _importance}.get(balance.kind, _product)
+    value = balance.weight * loss(torch, balance, s, index, w)
+    (ds,) = torch.autograd.grad(value, s)
+    return {"value": _numpy(torch, value), "scores": _numpy(torch, ds)}
+
+
+def _product(torch: Any, balance: Balance, s: Any, chosen: Any, w: Any) -> Any:
+    E, k = s.shape[1], chosen.shape[1]
+    P = w @ s.softmax(dim=-1)  # (E,)
+    first = balance.kind == "gshard" if balance.first_choice is None else balance.first_choice
+    if balance.fraction == "hard":
+        counted = chosen[:, 0] if first else chosen.flatten()
+        each = counted.numel() // len(chosen)  # choices a token
+        hits = torch.nn.functional.one_hot(counted, E).reshape(len(chosen), each, E).to(s.dtype)
+        f = w @ (hits.mean(dim=1) if balance.count == "per token" else hits.sum(dim=1))  # (E,)
+    else:
+        f = P if balance.fraction == "soft" else P.detach()
+        f = f * k if balance.count == "per choice" else f
+    own = "1/E" if balance.kind == "gshard" else "E"
+    return {"E": E, "E/k": E / k, "1": 1, "1/E": 1 / E}[balance.scale or own] * (f * P).sum()
+
+
+def _importance(torch: Any, balance: Balance, s: Any, chosen: Any, w: Any) -> Any:
+    gates = s.softmax(dim=-1)  # (n, E)
+    if balance.gates != "soft":
+        kept = torch.zeros_like(gates).scatter(1, chosen, gates.gather(1, chosen))
+        best = s.gather(1, chosen).softmax(dim=-1)  # (n, k)
+        gates = kept if balance.gates == "kept" else torch.zeros_like(gates).scatter(1, chosen, best)
+    importance = w @ gates  # (E,)
+    correction = 1 if balance.variance == "sample" and s.shape[1] > 1 else 0
+    return importance.var(correction=correction) / importance.mean() ** 2
+
+
+def _z(torch: Any, balance: Balance, s: Any, chosen: Any, w: Any) -> Any:
+    return w @ torch.logsumexp(s, dim=-1) ** 2
+
+
+# ---- a module of the user's own ------------------------------------------------------------------------------------
+
+
+def candidate(
+    module: Any,
+    converted_read: Callable[[dict[str, Array]], Any] | None = None,
+    arithmetic: str | None = None,
+    *,
+    batched: bool = False,
+) -> Callable[..., dict[str, Array]]:
+    """Answers of an nn.Module that is not ours: a function of x (n, d) and, for gradients, dy (n, o).
+
+    Parameters
+    ----------
+    module : any nn.Module, also one whose Python follows the data; it is left as it is, its ``.grad`` too.
+    converted_read : its gradients, arrays by its own names of parameters, -> by ours (or a layer that holds them).
+    arithmetic : in which it is run; that of its parameters unless given.
+    batched : whether it wants (1, n, d). Of a tuple of outputs the first counts.
+
+    Returns
+    -------
+    ask : ``ask(x, dy=None)`` gives "output", "jacobian:reverse" and, where the batch is `small`, "jacobian:batch": one
+        backward pass for each token and output. A larger batch is asked token by token, which says nothing of what
+        other tokens do to it. With dy also "gradient" and the parameters' gradients.
+
+    Raises
+    ------
+    ModuleNotFoundError : where PyTorch is not installed.
+    TypeError, ValueError : if it is no nn.Module; when asked, if the output is not (n, o), does not depend on x in
+        autograd's eyes, or differs between two calls (dropout, noise).
+    """
+    import torch
+
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"expected an nn.Module; got {type(module).__name__}")
+    if arithmetic is not None:
+        shared.known(_here(), arithmetic)
+
+    def ask(x: Array, dy: Array | None = None) -> dict[str, Array]:
+        x = check.finite("x", check.shaped("x", x, ("n", "d"), "a candidate"))
+        floats = [tensor for tensor in module.parameters() if tensor.is_floating_point()]
+        dtype = getattr(torch, arithmetic or (str(floats[0].dtype).split(".")[-1] if floats else x.dtype.name))
+        device = floats[0].device if floats else torch.device("cpu")
+        # copies of parameters and buffers, all of them with gradients: the module and its flags stay as they are
+        moved = {n: (t.detach().to(dtype) if t.is_floating_point() else t.detach()) for n, t in _state(module)}
+        own = {n: moved[n].clone().requires_grad_() for n, t in module.named_parameters() if t.is_floating_point()}
+        call = partial(_called, torch, module, {**moved, **own}, batched)
+        X = _tensor(torch, x, str(dtype).split(".")[-1]).to(device).requires_grad_()
+        y = call(X)
+        _same_twice(torch, y, call(X))
+        found = _own_jacobian(torch, call, y, X)
+        found["output"] = _numpy(torch, y)
+        if dy is None:
+            return found
+        dY = _tensor(torch, check.shaped("dy", dy, tuple(y.shape), "this output"), str(dtype).split(".")[-1]).to(device)
+        pulled = {name: _numpy(torch, g) for name, g in _pulled(torch, call, own, X, dY).items()}
+        found["gradient"] = pulled["gradient"]
+        gradients = {name: pulled[name] for name in own}
+        return found | (gradients if converted_read is None else shared.leaves_of(converted_read(gradients)))
+
+    return ask
+
+
+def _state(module: Any) -> list[tuple[str, Any]]:
+    return [*module.named_parameters(), *module.named_buffers()]
+
+
+def _called(torch: Any, module: Any, state: Mapping[str, Any], batched: bool, x: Any) -> Any:
+    """Output (n, o) of a module with other parameters in the places of its own."""
+    y = torch.func.functional_call(module, dict(state), (x[None] if batched else x,))
+    y = y[0] if isinstance(y, tuple | list) else y
+    y = y[0] if batched and y.ndim == 3 else y
+    if y.ndim != 2 or len(y) != len(x):
+        raise ValueError(f"expected an output of shape ({len(x)}, o) of {type(module).__name__}; got {tuple(y.shape)}")
+    if not y.requires_grad:
+        raise ValueError(f"expected an output of {type(module).__name__} with a gradient; it is detached from x")
+    return y
+
+
+def _same_twice(torch: Any, y: Any, again: Any) -> None:
+    if not torch.equal(y.nan_to_num(), again.nan_to_num()):
+        off = float((y - again).detach().abs().max())
+        raise ValueError(f"expected the same output twice; got two that differ by {off:.3g}: is it in training mode?")
+
+
+def _own_jacobian(torch: Any, call: Callable[[Any], Any], y: Any, x: Any) -> dict[str, Array]:
+    """Row by row: vmap would not follow a module that reads its numbers."""
+    (n, o), d = y.shape, x.shape[1]
+    rows = torch.autograd.functional.jacobian
+    if shared.small(n, o, d):
+        J = _numpy(torch, rows(call, x.detach()))  # (n, o, n, d)
+        return {"jacobian:reverse": shared.own_rows(J), "jacobian:batch": J}
+    tokens = [rows(call, x.detach()[i : i + 1])[0, :, 0] for i in range(n)]  # (o, d) each
+    return {"jacobian:reverse": _numpy(torch, torch.stack(tokens))}
