@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 # One stamp for each set of packages. Its name carries PYTHON, or `make test PYTHON=python3.13` after `make test` would
 # find a stamp and quietly test with the old Python.
 READY := $(VENV)/.ready-$(subst /,_,$(PYTHON))
-STAMPS := $(READY)-run $(READY)-test $(READY)-dev $(READY)-bench
+STAMPS := $(READY)-run $(READY)-test $(READY)-dev $(READY)-bench $(READY)-verify
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test check bench clean
+.PHONY: help reproduce test check bench verify clean
 .NOTPARALLEL:  # two pips must never write into one .venv
 
 help:  ## list these targets
@@ -32,6 +32,9 @@ check: $(READY)-dev  ## lint, format and types: ruff check, ruff format --check,
 
 bench: $(READY)-bench  ## set up with PyTorch and JAX, then time npmoe beside them; ARGS go to bench
 	@$(BIN)/python -m bench $(ARGS)
+
+verify: $(READY)-verify  ## set up with PyTorch, JAX and autograd, then hold them against npmoe; ARGS go to npmoe.verify
+	@$(BIN)/python -m npmoe.verify --output out $(ARGS)
 
 clean:  ## remove .venv, caches and build files; what the runs left in out/ stays
 	rm -rf $(VENV) build dist npmoe.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

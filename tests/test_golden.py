@@ -385,10 +385,33 @@ def test_the_recipe_in_a_framework(folder, library, dtype):
 def test_the_page_shows_the_recipes_as_they_are():
     page = (ROOT / "docs" / "golden.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```(?:python no-run|c)\n(.*?)^```$", page, re.M | re.S)
-    assert blocks == [(RECIPES / name).read_text() for name in ("torch_answers.py", "jax_answers.py", "answers.c")]
+    assert blocks == [(RECIPES / name).read_text() for name in ("fifteen_torch.py", "fifteen_jax.py", "fifteen.c")]
     assert f"writes {len(TABLE)} cases" in page
-    for name in ("torch_answers.py", "jax_answers.py"):
+    for name in ("torch_answers.py", "jax_answers.py", "fifteen_torch.py", "fifteen_jax.py"):
         assert "import npmoe" not in (RECIPES / name).read_text().replace("not import npmoe", "")
+
+
+@pytest.mark.parametrize("library", ["torch", "jax"])
+def test_fifteen_lines_in_python(folder, library):
+    pytest.importorskip(library)
+    dump(folder, only=["gelu*"], raw=False)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    program = RECIPES / f"fifteen_{library}.py"
+    subprocess.run([sys.executable, program], check=True, cwd=folder, env=environment, timeout=300)
+    found = check(folder)
+    assert found.ok, str(found)
+    assert {"gelu", "gelu-float32", "gelu-bfloat16"} <= {report.name for report in found.reports}
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc) is installed")
+def test_fifteen_lines_in_c(tmp_path):
+    dump(tmp_path / "golden", only=["gelu"], raw=True)
+    program = tmp_path / "fifteen"
+    subprocess.run(["cc", "-O2", RECIPES / "fifteen.c", "-o", program, "-lm"], check=True, timeout=60)
+    subprocess.run([program], check=True, cwd=tmp_path / "golden", timeout=60)
+    report = check(tmp_path / "golden")["gelu"]
+    assert report.ok
+    assert report["jacobian"].largest < 10
 
 
 # ---- what was answered, and how ------------------------------------------------------------------------------------

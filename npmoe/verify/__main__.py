@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         prog=PROG,
         description="Hold other implementations of mixtures of experts against closed forms. Without a command: the "
         "battery, the same models in each framework, every answer in every arithmetic.",
-        epilog="Exit status: 0 all agrees as far as rounding goes, 1 something differs (or, with --strict, is doubtful), "
+        epilog="Exit status: 0 nothing differs by more than rounding could, 1 something does (--strict: might), "
         f"2 the call was wrong or nothing could be asked. A command's own options: {PROG} check --help.",
     )
     p.add_argument(
@@ -129,10 +129,8 @@ def _progress(steps: Iterable[Any]) -> Iterable[Any]:
 def _dump(args: argparse.Namespace) -> int:
     manifest = golden.dump(args.folder, raw=args.raw, only=args.only)
     cases = len(json.loads(manifest.read_text(encoding="utf-8"))["cases"])
-    print(
-        f"{cases} cases in {args.folder}, described in {args.folder / 'FORMAT.md'}. Write answers into "
-        f"{args.folder / 'answers'}, then: {PROG} check {shlex.quote(str(args.folder))}"
-    )
+    print(f"{cases} case{'s' * (cases != 1)} in {args.folder}, described in {args.folder / 'FORMAT.md'}")
+    print(f"write answers into {args.folder / 'answers'}, then: {PROG} check {shlex.quote(str(args.folder))}")
     return DONE
 
 

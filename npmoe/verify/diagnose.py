@@ -294,7 +294,11 @@ def _factor(ref: Reference, part: Any, array: Array) -> Clue | None:
     n = len(ref.x)
     named = {n: "n: a sum for a mean", 1 / n: "1/n: a mean over tokens for a sum", -1.0: "-1", 0.5: "1/2", 2.0: "2"}
     names = [text for value, text in named.items() if abs(c / value - 1) < 1e-6]
-    return Clue("looks like", part.name, f"all of it is ours times {names[0] if names else f'{c:.6g}'}")
+    return Clue("looks like", part.name, f"all of it is ours times {names[0] if names else _near_one(c)}")
+
+
+def _near_one(c: float) -> str:
+    return f"1 {'+' if c > 1 else '-'} {abs(c - 1):.2g}" if abs(c - 1) < 1e-3 else f"{c:.6g}"
 
 
 def _changed(ref: Reference, part: Any, array: Array) -> Clue | None:

@@ -194,7 +194,7 @@ def _facts(case: Case) -> dict[str, Any]:
     layer = case.layer
     moe = layer if isinstance(layer, MoE) else None
     expert = moe.experts[0] if moe else layer
-    d, h, o = expert.widths  # type: ignore[misc]
+    d, h, o = expert.widths
     return {
         "kind": type(layer).__name__,
         "expert": type(expert).__name__,
