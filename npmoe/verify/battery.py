@@ -281,7 +281,7 @@ def _entries(name: str, arithmetic: str, report: Report, *, loss: bool) -> Itera
         at = int(np.argmax(np.where(decided, part.ratio, -1.0)))
         remark = "; ".join(part.remarks)
         if others := int((part.status == "other choice").sum()):
-            remark = "; ".join(filter(None, [remark, f"{others} rows by another choice that ties"]))
+            remark = "; ".join(filter(None, [remark, f"{others} row{'s' * (others != 1)} by another choice that ties"]))
         limits = float(part.usual[at]), float(part.worst[at]), float(part.ratio[at])
         nearest = float(part.nearest[at])
         yield Entry(name, arithmetic, report.name, part.name, group, part.verdict, nearest, *limits, remark)
