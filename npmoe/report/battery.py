@@ -35,6 +35,7 @@ WHAT = "the battery's results"
 # the strips: heights in pixels, widths in thousandths of the plot
 HEIGHT, FLOOR, BIN = 58, 37, 8
 NOTHING, LEFT, RIGHT, ENDLESS = 10, 76, 924, 988
+SPAN = (1e-3, 1e5)  # eps that the picture tells apart: rows that nearly cancel have units as small as one likes
 
 
 class Cell(NamedTuple):
@@ -257,7 +258,7 @@ def _pictures(found: dict[str, Any], columns: Sequence[tuple[str, str]]) -> dict
     """For each framework and arithmetic two strips of dots: errors over their limits' ticks, errors over limits."""
     judged = [entry for entry in found["entries"] if entry["judged"]]
     strips = {c: [e for e in judged if (e["framework"], e["arithmetic"]) == c] for c in columns}
-    by_size, size_ticks = _axis([entry[key] for entry in judged for key in ("units", "usual")])
+    by_size, size_ticks = _axis([entry[key] for entry in judged for key in ("units", "usual")], SPAN)
     by_ratio, ratio_ticks = _axis([entry["ratio"] for entry in judged] + [1.0])
     tallest = {
         key: max((_tallest(entries, key, place) for entries in strips.values()), default=1)
@@ -294,28 +295,31 @@ def _pictures(found: dict[str, Any], columns: Sequence[tuple[str, str]]) -> dict
     }
 
 
-def _axis(values: Sequence[float]) -> tuple[Callable[[float], int | None], list[tuple[int, str]]]:
+def _axis(
+    values: Sequence[float], span: tuple[float, float] = (0.0, math.inf)
+) -> tuple[Callable[[float], int | None], list[tuple[int, str]]]:
     """A map from a value to thousandths of the width on a log axis, and ticks with their labels.
 
-    Zeros stand apart at the left, infinities and what is no number at the right.
+    Zeros, and what is below the span, stand apart at the left, what is above it and what is no number at the right.
     """
-    sizes = [value for value in values if 0 < value < math.inf]
+    sizes = [value for value in values if 0 < value < math.inf and span[0] <= value <= span[1]]
     low, high = (math.log10(min(sizes)), math.log10(max(sizes))) if sizes else (0.0, 1.0)
     low = max(low, high - 9)  # errors of 1e-20 are as good as none, and would press the rest together
     low, high = (low, high) if high - low > 1 else ((low + high - 1) / 2, (low + high + 1) / 2)
 
     def place(value: float) -> int | None:
-        if value == 0:
+        if value == 0 or value < span[0]:
             return NOTHING
-        if not 0 < value < math.inf:
+        if not 0 < value < math.inf or value > span[1]:
             return ENDLESS
         return round(LEFT + (RIGHT - LEFT) * (max(math.log10(value), low) - low) / (high - low))
 
     powers = range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)
     every = max(1, math.ceil(len(powers) / 6))
     ticks = [(place(10.0**p), plain(10.0**p)) for p in powers if p % every == 0]
-    ticks += [(NOTHING, "0")] if 0 in values else []
-    ticks += [(ENDLESS, "∞")] if any(not math.isfinite(value) for value in values) else []
+    ticks += [(NOTHING, "≈0" if span[0] else "0")] if any(v <= span[0] for v in values) else []
+    endless = "∞" if math.isinf(span[1]) else "≫"
+    ticks += [(ENDLESS, endless)] if any(not v <= span[1] or math.isinf(v) for v in values) else []
     return place, sorted((x, text) for x, text in ticks if x is not None)
 
 
