@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"{', '.join(FRAMEWORKS)} or all (default); one that is not installed is skipped by name",
     )
     p.add_argument(
-        "--arithmetic", metavar="NAME", action="append", help="float64, float32, bfloat16 (default) or float16"
+        "--arithmetic", metavar="NAME", action="append", help="float64, float32, bfloat16 (these three) or float16"
     )
     p.add_argument("--only", metavar="CASE", action="append", help="cases by name; * stands for anything")
     p.add_argument(
