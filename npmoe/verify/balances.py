@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.scalar import softmax, softmax_vjp
 from npmoe.model.balance import Balance
 from npmoe.model.routing import mask
 from npmoe.verify.compare import Report, common, typed
@@ -63,6 +64,8 @@ def compare_balance(
     scores = check.finite("scores", check.shaped("scores", scores, ("n", "E"), "a balance loss")).astype(np.float64)
     named = {str(key): typed(value) for key, value in answers.items()}
     of = arithmetic or common(named)
+    if of not in ARITHMETICS:
+        raise ValueError(f"expected an arithmetic among {', '.join(ARITHMETICS)}; got {of!r}")
     parts = tuple(_part(balance, key, value, scores, chosen, ARITHMETICS[of]) for key, value in named.items())
     wrong = [part.name for part in parts if part.verdict in ("doubtful", "differs")]
     clues = [clue for key in wrong for clue in _clues(balance, key, named[key].array, scores, chosen, ARITHMETICS[of])]
@@ -121,25 +124,27 @@ def _both(arithmetic: Arithmetic) -> tuple[Rounding, Rounding]:
 def _clues(
     balance: Balance, name: str, array: Array, scores: Array, chosen: Array, arithmetic: Arithmetic
 ) -> list[Clue]:
-    """Common faults that would give these numbers."""
-    p = np.exp(scores - scores.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
+    """Common faults that would give these numbers, of those that would not give ours."""
+    ours = _allowed(balance, name, scores, chosen, arithmetic)
+    got = np.reshape(array, ours.want.shape)
+
+    def fits(want: Array, limit: Array) -> bool:
+        near = 2 * np.maximum(limit, ours.usual)
+        return bool((np.abs(got - want) <= near).all() and (np.abs(ours.want - want) > 2 * near).any())
+
+    p = softmax(scores)
     twice = _allowed(balance, name, p, chosen, arithmetic)
-    want, limit = twice.want, twice.usual
-    if name == "scores":  # onward through the first softmax, or not at all
-        inner = p * (want - (p * want).sum(axis=1, keepdims=True))
-        far = min(float(np.abs(array - inner).max()), float(np.abs(array - want).max()))
-        limit = np.maximum(limit.max(), 1e-13)
-    else:
-        far = float(np.abs(np.reshape(array, -1) - want).max())
-    if far <= 4 * np.max(limit):
+    onward = [twice.want]
+    if name == "scores":  # to the scores, or no farther than to the probabilities
+        onward.append(softmax_vjp(p, twice.want))
+    if any(fits(want, np.full_like(want, twice.usual.max())) for want in onward):
         return [Clue("looks like", name, "the softmax is taken twice: the loss was given probabilities, not scores")]
     switches: dict[str, tuple[str, ...]] = {"count": ("per token", "per choice"), "scale": ("E", "E/k", "1", "1/E")}
     for switch, options in switches.items():
         for option in options:
             changed: dict[str, Any] = {switch: option}
-            allowed = _allowed(replace(balance, **changed), name, scores, chosen, arithmetic)
-            if (np.abs(np.reshape(array, allowed.want.shape) - allowed.want) <= 2 * allowed.usual).all():
+            other = _allowed(replace(balance, **changed), name, scores, chosen, arithmetic)
+            if fits(other.want, other.usual):
                 return [Clue("looks like", name, f"another convention: {switch} {option!r}")]
     return []
 
@@ -157,8 +162,12 @@ def _rounded(balance: Balance, s: Rounded, chosen: Array, r: Rounding) -> tuple[
         return r.scaled(value, balance.weight), r.scaled(ds, balance.weight)
 
 
-def _softmax_vjp(q: Rounded, dq: Rounded, r: Rounding) -> Rounded:
-    return r.times(q, r.minus(dq, r.sum(r.times(q, dq), 1, keepdims=True)))
+def _softmax_vjp(q: Rounded, dq: Rounded, r: Rounding, off: Array | float = 0.0) -> Rounded:
+    """Backward; `off` is what a softmax over all has where q is 0, and what cancels there leaves its rounding."""
+    ds = r.times(q, r.minus(dq, r.sum(r.times(q, dq), 1, keepdims=True)))
+    leak = 2 * r.growth(q.value.shape[1], plain=True) + 6 * r.u
+    cancels = (q.value * np.abs(dq.value)).sum(axis=1, keepdims=True)
+    return Rounded(ds.value, r.join(ds.error, leak * off * cancels))
 
 
 def _product(balance: Balance, s: Rounded, chosen: Array, w: Rounded, r: Rounding) -> tuple[Rounded, Rounded]:
@@ -184,7 +193,9 @@ def _product(balance: Balance, s: Rounded, chosen: Array, w: Rounded, r: Roundin
 def _importance(balance: Balance, s: Rounded, chosen: Array, w: Rounded, r: Rounding) -> tuple[Rounded, Rounded]:
     E = s.value.shape[1]
     on = np.ones(s.value.shape, bool) if balance.gates == "soft" else mask(chosen, E)
-    q = r.softmax(s, on if balance.gates == "renormalized" else None)
+    renormalized = balance.gates == "renormalized"
+    q = r.softmax(s, on if renormalized else None)
+    off = ~on * softmax(s.value) if renormalized else 0.0
     importance = r.product(w, Rounded(on * q.value, on * q.error))  # (1, E)
     total = r.sum(importance, 1, keepdims=True)
     inverse = Rounded(1 / total.value, total.error / total.value**2 + r.u / total.value)
@@ -197,10 +208,10 @@ def _importance(balance: Balance, s: Rounded, chosen: Array, w: Rounded, r: Roun
     back = r.times(Rounded(w.value.T, w.error.T), dimportance)  # (n, E)
     # the variance may be taken of importances that are sums over tokens, about a mean of its own
     value = r.scaled(r.sum(r.times(away, away), 1), scale)
-    again = 4 * r.u * scale * np.abs(share.value * away.value).sum(axis=1)
-    return Rounded(value.value, r.join(value.error, again)), _softmax_vjp(
-        q, Rounded(on * back.value, on * back.error), r
-    )
+    again = np.abs(share.value * (away.value if r.usual else share.value)).sum(axis=1)  # E x^2 - (E x)^2 at worst
+    again = 4 * r.u * scale * again
+    dq = Rounded(on * back.value, on * back.error)
+    return Rounded(value.value, r.join(value.error, again)), _softmax_vjp(q, dq, r, off)
 
 
 def _z(balance: Balance, s: Rounded, chosen: Array, w: Rounded, r: Rounding) -> tuple[Rounded, Rounded]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npmoe.calculus import tree
+from npmoe.calculus.scalar import softmax
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.layers import Linear, Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
@@ -143,10 +144,8 @@ def _dense(t: _Terms, g: Rounded | None, r: Rounding) -> Jacobians:
     # the sum over h, that over the terms, and a product with a slope and with a gate on the way
     cost = r.growth(h * len(t.S)) + 4 * r.u
     for S, R in zip(t.S, t.R, strict=True):
-        gated = S if g is None else r.times(Rounded(g.value[:, None], g.error[:, None]), S)
-        s, es, W = np.abs(gated.value), gated.error, np.abs(R.value)
-
-        value += (product := t.L.value @ (gated.value[:, :, None] * R.value))
+        s, es, W = np.abs(S.value), S.error, np.abs(R.value)
+        value += (product := t.L.value @ (S.value[:, :, None] * R.value))
         size += (part := r.size(L, s[:, :, None] * W, product))
         errors += [
             cost * part,
@@ -154,7 +153,12 @@ def _dense(t: _Terms, g: Rounded | None, r: Rounding) -> Jacobians:
             r.through(t.L.error, s[:, :, None] * (W + R.error)),
             r.through(L, s[:, :, None] * R.error),
         ]
-    return Jacobians(*r.stored(value, r.join(*errors)), size)
+    error = r.join(*errors)
+    if g is not None:  # one gate for all of a token's Jacobian: what it is off by does not average out over h
+        gate, away = np.abs(g.value)[:, None, None], g.error[:, None, None]
+        error = r.join(gate * error, away * (np.abs(value) if r.usual else size + error))
+        value, size = g.value[:, None, None] * value, gate * size
+    return Jacobians(*r.stored(value, error), size)
 
 
 for _kind in (GeluExpert, SwigluExpert):
@@ -167,13 +171,19 @@ for _kind in (GeluExpert, SwigluExpert):
 
 
 class _Routed(NamedTuple):
-    """scores (n, E), q (n, E), on (n, E), gates (n, E), router (E, d), over the temperature where it enters J."""
+    """scores (n, E), q (n, E), on (n, E), gates (n, E), router (E, d), over the temperature where it enters J.
+
+    `off` (n, E) is what a softmax over all has where nothing was chosen, if gates are renormalized: written that way,
+    what should cancel there leaves its rounding, `leak` times as much.
+    """
 
     scores: Rounded
     q: Rounded
     on: Array
     gates: Rounded
     router: Rounded
+    off: Array
+    leak: float
 
 
 def scores(moe: MoE, x: Rounded, r: Rounding) -> Rounded:
@@ -194,7 +204,9 @@ def _routed(moe: MoE, x: Rounded, r: Rounding, chosen: Array | None) -> _Routed:
     chosen = top_k(s.value, moe.k) if chosen is None else chosen
     on = mask(chosen, s.value.shape[1])  # (n, E)
     q = r.softmax(s, on if moe.renormalize else None)
-    return _Routed(s, q, on, Rounded(on * q.value, on * q.error), r.given(moe.router))
+    off = ~on * softmax(s.value) if moe.renormalize else np.zeros(s.value.shape)
+    leak = 2 * r.growth(len(moe.experts), plain=True) + 6 * r.u
+    return _Routed(s, q, on, Rounded(on * q.value, on * q.error), r.given(moe.router), off, leak)
 
 
 def _visits(moe: MoE, routed: _Routed) -> Iterator[tuple[int, Any, Array]]:
@@ -228,6 +240,8 @@ def _(moe: MoE, x: Rounded, dy: Rounded, r: Rounding, chosen: Array | None = Non
     dgates = Rounded(on * dgates.value, on * dgates.error)
     mean = r.sum(r.times(q, dgates), 1, keepdims=True)  # (n, 1)
     ds = r.times(q, r.minus(dgates, mean))  # (n, E)
+    cancels = (q.value * np.abs(dgates.value)).sum(axis=1, keepdims=True)  # (n, 1)
+    ds = Rounded(ds.value, r.join(ds.error, routed.leak * routed.off * cancels))
     ds = r.scaled(ds, 1 / moe.temperature) if moe.temperature != 1 else ds
     through_router = r.product(ds, routed.router)  # (n, d)
     dx, edx = through_router.value, through_router.error
@@ -286,12 +300,14 @@ def _router_term(moe: MoE, F: Rounded, routed: _Routed, r: Rounding) -> Jacobian
     weighted = gA[:, :, None] * (W.value[None] - mean[:, None])  # (n, E, d)
     value = F.value.transpose(0, 2, 1) @ weighted / T
     gated = (gA[:, :, None] * FA).transpose(0, 2, 1)  # (n, o, E)
-    size = (gated @ WA + gated.sum(axis=2, keepdims=True) * (qA @ WA)[:, None]) / T
+    every = gated.sum(axis=2, keepdims=True)  # (n, o, 1)
+    size = (gated @ WA + every * (qA @ WA)[:, None]) / T
     error = r.join(
+        every * (routed.leak * (routed.off @ WA))[:, None] / T,
         (2 * r.growth(len(moe.experts), plain=True) + 6 * r.u) * size,
         both(F.error, gA + g.error, qA + q.error, WA + W.error),
         both(FA, g.error, qA + q.error, WA + W.error),
-        gated.sum(axis=2, keepdims=True) * r.through(q.error, WA + W.error)[:, None] / T,
+        every * r.through(q.error, WA + W.error)[:, None] / T,
         both(FA, gA, qA, W.error),
     )
     return Jacobians(*r.stored(value, error), size)
@@ -329,8 +345,11 @@ def _inverse(layer: RMSNorm, x: Rounded, r: Rounding) -> Rounded:
     """1/r, (n, 1)."""
     square = r.plus(r.scaled(r.sum(r.times(x, x), 1, keepdims=True), 1 / x.value.shape[1]), r.given(layer.eps))
     value = square.value**-0.5
-    away = np.minimum(square.error / square.value, 0.5)
-    return r.stored(value, value * r.join(away, r.elementary))
+    # 1/r is no more than eps^-1/2, however far the sum of squares is off
+    least = np.maximum(1 - float(layer.eps) / square.value, 0.0)
+    share = np.minimum(square.error / square.value, np.minimum(least, 1 - 1e-15))
+    moved = np.expm1(-0.5 * np.log1p(-share)) if not r.usual else square.error / square.value / 2
+    return r.stored(value, value * r.join(moved, r.elementary))
 
 
 @forward.register

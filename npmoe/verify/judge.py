@@ -19,7 +19,7 @@ Array = np.ndarray
 VERDICTS = {
     "agrees": "every entry is as near as rounding usually brings it",
     "undecided": "some rows lie on a tie, where the derivative is undefined, and differ there",
-    "doubtful": "farther off than rounding usually is (a chance of 1e-6 in all), though at worst it might be",
+    "doubtful": "farther off than rounding usually is (a chance of 1e-6), though at worst it might be",
     "differs": "farther off than any rounding could bring it",
     "no answer": "nothing that could be compared",
 }

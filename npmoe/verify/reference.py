@@ -9,7 +9,8 @@ stands after a colon is a label: "jacobian:forward".
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import combinations, islice
+from itertools import chain, combinations
+from math import comb
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,15 +28,15 @@ Array = np.ndarray
 #: Answers whose rows are tokens, each for itself.
 ROWWISE = ("output", "gradient", "jacobian", "expert_jacobian", "router_jacobian", "gates", "scores")
 
-#: The chance that rounding as it usually goes takes one comparison beyond what is allowed.
+#: The chance that rounding as it usually goes takes one answer beyond what is allowed, where errors are independent.
 CHANCE = 1e-6
 
-_MOST_CHOICES = 24  # ways in which a tie may fall that are still tried one by one
+MOST_CHOICES = 24  # ways in which a tie may fall that are still tried one by one
 _OURS = ARITHMETICS["float64"]
 
 
 class Allowed(NamedTuple):
-    """How far from `want` an answer may be: as rounding usually goes (a chance of CHANCE in all), and at worst."""
+    """How far from `want` an answer may be: as rounding usually goes, but for a chance of CHANCE, and at worst."""
 
     want: Array
     usual: Array
@@ -82,21 +83,36 @@ class Reference:
         leaves = ["gradient", *bounds.leaf_names(self.layer)] * (self.dy is not None)
         return ["output", *leaves, "jacobian", "mean_jacobian", *mixture]
 
-    def choices(self, row: int) -> Iterator[Array]:
-        """Every choice (k,) that rounding allows for a token, ours first; of a `MoE` only."""
+    def tie(self, row: int) -> tuple[Array, Array]:
+        """Experts that a token visits whatever rounding does, and those of which the rest may be made up."""
         moe, r = self.layer, Rounding(self.arithmetic)
         s = bounds.scores(moe, r.given(self.x[row : row + 1]), r)
         value, error = s.value[0], s.error[0] * 2
         ours = top_k(s.value, moe.k)[0]
         last, first = value[ours[-1]], np.delete(value, ours).max()
-        error_in, error_out = error[ours[-1]], error.max()
-        sure = value - error > first + error_out
-        open_ = ~sure & (value + error >= last - error_in)
+        sure = value - error > first + error.max()
+        open_ = ~sure & (value + error >= last - error[ours[-1]])
+        return np.flatnonzero(sure), np.flatnonzero(open_)
+
+    def ways(self, row: int) -> int:
+        """How many choices rounding allows for a token."""
+        sure, open_ = self.tie(row)
+        return comb(len(open_), max(self.layer.k - len(sure), 0))
+
+    def choices(self, row: int, most: int = MOST_CHOICES) -> Iterator[Array]:
+        """Choices (k,) that rounding allows for a token, ours first, then from the lowest and the highest number."""
+        sure, open_ = self.tie(row)
+        ours = top_k(self.layer.scores(self.x[row : row + 1]), self.layer.k)[0]
+        room = max(self.layer.k - len(sure), 0)
+        up, down = (combinations(side, room) for side in (open_.tolist(), open_[::-1].tolist()))
+        seen = {frozenset(ours.tolist())}
         yield ours
-        room = moe.k - int(sure.sum())
-        for extra in islice(combinations(np.flatnonzero(open_).tolist(), max(room, 0)), _MOST_CHOICES):
-            chosen = np.concatenate([np.flatnonzero(sure), np.array(extra, int)])
-            if set(chosen.tolist()) != set(ours.tolist()):
+        for extra in chain.from_iterable(zip(up, down, strict=True)):
+            if len(seen) >= most:
+                return
+            chosen = np.concatenate([sure, np.array(extra, int)])
+            if (found := frozenset(chosen.tolist())) not in seen:
+                seen.add(found)
                 yield chosen
 
     def allowed(self, name: str, chosen: Array | None = None, rows: Array | slice = slice(None)) -> Allowed:

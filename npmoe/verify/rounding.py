@@ -17,21 +17,19 @@ __all__ = ["ARITHMETICS", "Arithmetic", "Rounded", "Rounding"]
 
 Array = np.ndarray
 
-#: Standard deviations that rounding may reach. Errors of mean zero exceed them in one of m terms with a chance below
-#: 2 m exp(-lambda^2/2) (Higham and Mary, SIAM J. Sci. Comput. 41, 2019, theorem 2.4): at lambda = 9 and m = 1000,
-#: 5e-15, so that of a million sums none will.
-LAMBDA = 9.0
-
 #: Units of u that an elementary function (exp, erf, tanh, logistic, root) and the few operations around it may cost, at
 #: worst and as a rule. `npmoe.verify.oracles.elementary` measures ours; libraries state 1 to 4 units in the last place.
 ELEMENTARY = 8.0, 2.0
 
 _C, _B = (2 / np.pi) ** 0.5, 0.044715  # of the tanh approximation of GELU
+_FLAT = {"gelu": 10.0, "gelu_tanh": 10.0, "silu": 42.0}  # beyond it a slope is 0 or 1 to 1e-16
+_STEEPEST = 1.3  # slopes lie within -0.13 and 1.13: none is off by more, nor is a value by more of z's error
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What one number costs: u of what is stored, u of the accumulator in a product, and the smallest normal number.
+    """What one number costs: u of what is stored, u of the accumulator in a product, and what may be lost below all
+    normal numbers.
 
     Products of half precision accumulate in float32, as those of all frameworks do; plain sums need not.
     """
@@ -73,7 +71,7 @@ class Arithmetic:
 ARITHMETICS: dict[str, Arithmetic] = {
     "float64": Arithmetic("float64", 2.0**-53, 2.0**-53, 2.0**-1022),
     "float32": Arithmetic("float32", 2.0**-24, 2.0**-24, 2.0**-126),
-    "float16": Arithmetic("float16", 2.0**-11, 2.0**-24, 2.0**-14),
+    "float16": Arithmetic("float16", 2.0**-11, 2.0**-24, 2.0**-24),  # underflow is gradual
     "bfloat16": Arithmetic("bfloat16", 2.0**-8, 2.0**-24, 2.0**-126),
 }
 
@@ -129,9 +127,12 @@ class Rounding:
         return ELEMENTARY[self.usual] * self.u
 
     def growth(self, m: int, plain: bool = False) -> float:
-        """g(m): what a sum of m products, or of m plain numbers, may be off by, relative to that of absolute values."""
+        """g(m): what a sum of m products, or of m plain numbers, may be off by, relative to that of absolute values.
+
+        At worst (1 + u)^m - 1, in any order; as a rule the root of m roundings.
+        """
         u = self.arithmetic.unit if plain else self.arithmetic.sums
-        return (m**0.5 if self.usual else min(m, LAMBDA * m**0.5)) * u * self._spread
+        return m**0.5 * u * self._spread if self.usual else float(np.expm1(min(m * u, 50.0)))
 
     def join(self, *errors: Array | float) -> Array:
         """Several errors of one number as one."""
@@ -162,11 +163,13 @@ class Rounding:
     def given(self, a: Array | float) -> Rounded:
         """`a` as it is handed over: without error where the arithmetic can hold it, else rounded once."""
         a = np.asarray(a, np.float64)
-        return Rounded(a, np.where(self.arithmetic.round(a) == a, 0.0, self.u * np.abs(a)))
+        away = np.abs(self.arithmetic.round(a) - a)  # more than u |a| where a is too small, infinite where too large
+        return Rounded(a, np.where(away == 0, 0.0, np.maximum(self.u * np.abs(a), away)))
 
     def stored(self, value: Array, error: Array) -> Rounded:
-        """A result that is rounded once more where it is stored; what is too small becomes 0."""
-        return Rounded(value, self.join(error, self.u * np.abs(value)) + self.arithmetic.tiny * (value != 0))
+        """A result that is rounded once more where it is stored; what is too small may become 0."""
+        total = self.join(error, self.u * np.abs(value)) + self.arithmetic.tiny * (value != 0)
+        return Rounded(value, np.nan_to_num(total, nan=np.inf, posinf=np.inf))  # inf times 0: nothing is known
 
     def product(self, a: Rounded, b: Rounded) -> Rounded:
         """Matrix product, (..., m) @ (m, q)."""
@@ -196,10 +199,16 @@ class Rounding:
         return np.asarray(errors.sum(axis=axis, keepdims=keepdims))
 
     def sum(self, a: Rounded, axis: int, keepdims: bool = False) -> Rounded:
-        """Sum over an axis."""
+        """Sum over an axis, of plain numbers.
+
+        As a rule, too, terms of one sign and size are rounded the same way again and again on the way up: of m u |sum|
+        a twelfth, which at six deviations is a half.
+        """
+        m = a.value.shape[axis]
         value = a.value.sum(axis=axis, keepdims=keepdims)
         size = self.total(np.abs(a.value), axis, keepdims) + (np.abs(value) if self.usual else 0.0)
-        error = self.join(self.growth(a.value.shape[axis], plain=True) * size, self.total(a.error, axis, keepdims))
+        trend = m * self.arithmetic.unit / 12 * np.abs(value) if self.usual else 0.0
+        error = self.join(self.growth(m, plain=True) * size, self.total(a.error, axis, keepdims), trend)
         return self.stored(value, error)
 
     def scaled(self, a: Rounded, factor: float) -> Rounded:
@@ -210,39 +219,60 @@ class Rounding:
         """Value and slope of an activation by name.
 
         What z may be off by moves the value by the slope and the slope by the curvature, here a difference of slopes;
-        the second order is bounded by 1, above all second and third derivatives. To it comes what the function costs:
-        a = z P with P within ELEMENTARY; a slope that is made of 1 - tanh^2 or 1 - sigmoid has what cancels there.
+        the second order is bounded by 1, above all second and third derivatives, and all of it by what a slope can be.
+        To it comes what the function costs: a = z P with P within `elementary`; a slope that is made of 1 - tanh^2 or
+        1 - sigmoid has what cancels there.
         """
         a, slope = ACTIVATIONS[name](z.value)
         away = 1e-4
         ahead, behind = (ACTIVATIONS[name](z.value + sign * away)[1] for sign in (1, -1))
         curvature = np.abs(ahead - behind) / (2 * away)
-        size, cost = np.abs(z.value), self.elementary
+        size, ez = np.abs(z.value), z.error
         if name == "gelu_tanh":
             t = np.abs(np.tanh(_C * size * (1 + _B * size**2)))
             lever = size * _C * (1 + 3 * _B * size**2)
             if self.usual:  # a good tanh is 1 where it should be; one that stops short of it has this lever at any z
-                lever = np.where(t < 1 - self.arithmetic.unit / 4, lever, 0.0)
+                lever = np.where(t < 1 - self.arithmetic.unit / 64, lever, 0.0)
+        elif name == "silu":
+            lever = np.abs(a)  # of 1 - sigmoid
+            if self.usual:
+                lever = np.where(np.exp(-np.maximum(z.value, 0.0)) > self.arithmetic.unit / 64, lever, 0.0)
         else:
-            lever = np.minimum(size, np.abs(a) + 1)  # z sigmoid(z), for silu; GELU's |z|^3 N(z) is below 1
+            lever = np.zeros_like(size)  # |z|^3 N(z) is below 1
+        flat = size - ez > _FLAT[name]
+        moved = np.where(flat, 0.0, np.minimum((curvature + ez) * ez, _STEEPEST))
+        by_slope = np.minimum((np.abs(slope) + np.where(flat, 0.0, ez)) * ez, _STEEPEST * ez)
         return (
-            self.stored(a, self.join((np.abs(slope) + z.error) * z.error, cost * size)),
-            self.stored(slope, self.join((curvature + z.error) * z.error, cost * (1 + lever))),
+            self.stored(a, self.join(by_slope, self.elementary * size)),
+            self.stored(slope, self.join(moved, self.elementary * (1 + lever))),
         )
 
     def softmax(self, s: Rounded, on: Array | None = None) -> Rounded:
         """Softmax over the last axis, of the entries that are `on`; 0 elsewhere.
 
-        exp(s - max) is off by a factor, of which the max takes no part. Twice, since renormalized gates may be written
-        as a softmax over the chosen, or as one over all that is divided by the sum of those kept.
+        If the logarithm of each entry is off by a_e at most, q_e rises at most to q e^a / (q e^a + sum' q_j e^-a_j),
+        the sum over the others, and falls likewise: an entry near 1 is hardly moved. Sums and quotients are taken
+        twice: renormalized gates may be a softmax over all that is divided by the sum of those kept.
         """
+        E = s.value.shape[-1]
         on = np.ones(s.value.shape, bool) if on is None else on
         t = np.where(on, s.value, -np.inf)
         t = t - t.max(axis=-1, keepdims=True)
+        others = 1.0 - np.eye(E)
         with np.errstate(under="ignore"):
             q = np.exp(t)
             q = q / q.sum(axis=-1, keepdims=True)
-            away = self.join(s.error, self.u * np.abs(np.where(on, t, 0.0)), self.elementary)
-            factor = np.expm1(np.where(on, np.minimum(away, 50.0), 0.0))  # beyond 50 nothing is known of a gate
-            common = self.join(self.total(q * factor, -1, keepdims=True), self.growth(s.value.shape[-1], plain=True))
-            return self.stored(q, np.minimum((1 if self.usual else 2) * q * self.join(factor, common), 1.0) * on)
+            a = self.join(s.error, self.u * np.abs(np.where(on, t, 0.0)), self.elementary)
+            a = np.where(on, np.minimum(np.nan_to_num(a, nan=np.inf), 50.0), 0.0)  # beyond 50 nothing is known
+            rest = q @ others  # 1 - q without its digits lost
+            if self.usual:
+                moved = q * np.hypot(rest * a, self.through(q * a, others))
+            else:
+                rise = rest * np.expm1(a) + -(q * np.expm1(-a)) @ others
+                rise = rise / (q * np.exp(a) + (q * np.exp(-a)) @ others)
+                fall = rest * -np.expm1(-a) + (q * np.expm1(a)) @ others
+                fall = fall / (q * np.exp(-a) + (q * np.exp(a)) @ others)
+                moved = q * np.maximum(rise, fall)
+            sums = 2 * self.growth(E, plain=True) + 4 * self.u
+            moved = np.minimum(moved, 1.0)
+            return self.stored(q, self.join(moved, sums * np.minimum(q + moved, 1.0)) * on)
