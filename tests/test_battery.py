@@ -125,7 +125,7 @@ def test_a_framework_that_is_missing_is_skipped_by_name(install, capsys, tmp_pat
     assert main(["--only", "gelu", "--output", str(tmp_path)]) == 2
     told = capsys.readouterr().out
     assert "fake was skipped, missing: No module named 'fake'" in told
-    assert "no answer: nothing that could be compared" in told
+    assert "no answer: an answer that was asked for is missing or cannot be compared" in told
     assert json.loads((tmp_path / "verify.json").read_text())["entries"] == []
 
 

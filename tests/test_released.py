@@ -14,6 +14,7 @@ from npmoe.model.balance import Balance, conventions, pooled
 from npmoe.model.init import swiglu_moe
 from npmoe.model.routing import route, top_k
 from npmoe.verify import released
+from npmoe.verify.__main__ import main
 
 # ---- without transformers ------------------------------------------------------------------------------------------
 
@@ -59,10 +60,17 @@ def test_the_message_without_transformers_names_the_extra(monkeypatch):
     assert "npmoe[hf]" in released.report()
 
 
-def test_main_without_transformers_says_so_and_returns_2(monkeypatch, capsys):
+def test_the_command_without_transformers_says_so_and_returns_2(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(released, "_version", lambda: (_ for _ in ()).throw(ImportError("no transformers: npmoe[hf]")))
-    assert released.main([]) == 2
-    assert "npmoe[hf]" in capsys.readouterr().out
+    assert main(["released", "--json", str(tmp_path / "found.json")]) == 2
+    assert "npmoe[hf]" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_is_repeated_by_the_command_that_the_page_names():
+    found = released.finding("balance", "mixtral", "5.0.0", 6.0, 2.9, "softmax twice")
+    assert found.repeat == "python -m npmoe.verify released mixtral"
+    assert released.described([found]).endswith(f"mixtral, balance: softmax twice\n    {found.repeat}")
 
 
 def test_an_unknown_family_is_refused_before_anything_is_imported():
@@ -115,22 +123,22 @@ def test_a_verdict_follows_from_the_numbers():
     for factor, verdict in ((0.5, "agrees"), (2.0, "fault")):
         b = a.copy()
         b[2, 1] += factor * released.TOLERANCE * size
-        found = released.judge("output", "mixtral", "0", a, b)
+        found = released.finding("output", "mixtral", "0", a, b)
         assert found.verdict == verdict
         close(found.error, factor * released.TOLERANCE, 1e-6)
         assert bool(found.symptom) == (verdict == "fault")
-    assert released.judge("output", "mixtral", "0", a, np.full_like(a, np.nan)).verdict == "fault"
+    assert released.finding("output", "mixtral", "0", a, np.full_like(a, np.nan)).verdict == "fault"
 
 
 def test_arrays_of_two_shapes_are_not_compared():
     with pytest.raises(ValueError, match=r"expected output of mixtral of shape \(2, 3\); got \(3, 2\)"):
-        released.judge("output", "mixtral", "0", np.zeros((2, 3)), np.zeros((3, 2)))
+        released.finding("output", "mixtral", "0", np.zeros((2, 3)), np.zeros((3, 2)))
 
 
 def test_the_table_has_a_line_for_each_finding():
     found = [
-        released.judge("balance", "mixtral", "5.0.0", 6.0, 2.9, "softmax twice"),
-        released.judge("output", "a_long_family_name", "5.0.0", np.ones(3), np.ones(3)),
+        released.finding("balance", "mixtral", "5.0.0", 6.0, 2.9, "softmax twice"),
+        released.finding("output", "a_long_family_name", "5.0.0", np.ones(3), np.ones(3)),
         released._not_run("jacobian", "olmoe", "5.0.0", "LookupError: no such class"),
     ]
     lines = released.table(found).splitlines()
@@ -142,13 +150,15 @@ def test_the_table_has_a_line_for_each_finding():
 
 
 def test_words_for_where_first_choices_went():
-    first = np.array([0, 1, 2, 3])
+    chosen = np.array([[0, 1], [1, 2], [2, 3], [3, 0]])
     right, wrong = np.eye(4), np.zeros((4, 4))
     wrong[:, 1] = 1.0
-    assert released._dispatched(first, right).startswith("100.0% of first choices reach their expert")
-    assert released._dispatched(first, wrong).startswith(
-        "25.0% of first choices reach their expert, 100.0% go to expert 1; 1 of 4 experts are used"
-    )
+    words = released._dispatched(chosen, right, np.array([2, 2, 2, 2]))
+    assert words.startswith("100.0% of first choices reach their expert")
+    assert words.endswith("experts are called on 8 rows, 2 of them expert 0's, for 8 choices")
+    words = released._dispatched(chosen, wrong, np.array([12, 4, 0, 0]))
+    assert words.startswith("25.0% of first choices reach their expert, 100.0% go to expert 1; 1 of 4 experts are used")
+    assert words.endswith("experts are called on 16 rows, 12 of them expert 0's, for 8 choices")
 
 
 @pytest.mark.parametrize("fault", ["", "twice", "gates", "attention"])
@@ -241,11 +251,17 @@ def test_the_verdict_on_nllb_is_that_of_the_routing_counted_by_hand(found):
         W = module.router.classifier
         scores = W(x).double().numpy()
     right = 0
+    given = [np.concatenate(seen.get(e, [np.zeros((0, 16))])) for e in range(5)]
     for e in range(5):
         wanted = x.double().numpy()[(top_k(scores, 2) == e).any(axis=1)]
-        given = np.concatenate(seen.get(e, [np.zeros((0, 16))]))
-        right += {tuple(row) for row in wanted} == {tuple(row) for row in given}
+        right += {tuple(row) for row in wanted} == {tuple(row) for row in given[e]}
     assert (right == 5) == (finding.verdict == "agrees")
+    rows = [len(each) for each in given]
+    if finding.verdict == "agrees":
+        assert sum(rows) == 2 * 30
+    elif "2 of 8 experts are used" in finding.symptom:  # a mask of zeros and ones, taken for a list of experts
+        assert rows == [4 * 30, 30, 0, 0, 0]
+        assert "320 rows, 280 of them expert 0's, for 80 choices" in finding.symptom  # E = 8, n = 40
 
 
 @pytest.mark.parametrize("family", ["deepseek_v3", "glm4_moe", "dots1"])
@@ -276,7 +292,7 @@ def test_a_planted_wrong_layer_is_a_fault(monkeypatch):
     found = [f for f in released.findings(["mixtral"]) if not f.verdict.startswith("not run")]
     assert {f.verdict for f in found} == {"fault"}
     close(np.array([f.error for f in found]), np.full(len(found), 1e-3), 2e-3)  # float32's eps over 1e-3
-    assert released.main(["mixtral"]) == 1
+    assert main(["released", "mixtral"]) == 1
 
 
 def test_what_a_version_lacks_is_not_run_with_its_reason(monkeypatch):

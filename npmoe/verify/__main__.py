@@ -10,11 +10,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from npmoe.report.battery import write_battery
-from npmoe.verify import battery, golden, released
-from npmoe.verify.cases import battery_cases
 from npmoe.verify.frameworks import FRAMEWORKS
 from npmoe.verify.rounding import ARITHMETICS
 
@@ -67,6 +62,10 @@ def parser() -> argparse.ArgumentParser:
         "released", help="hold the mixtures of the installed transformers against ours", prog=f"{PROG} released"
     )
     found.add_argument("family", nargs="*", help="such as mixtral; all unless given")
+    found.add_argument("--json", type=Path, metavar="FILE", help="the findings as data")
+    found.add_argument(
+        "--read", type=Path, metavar="FILE", nargs="+", help="run nothing; say what such files of several releases hold"
+    )
     return p
 
 
@@ -89,6 +88,10 @@ def _say(text: str) -> None:
 
 
 def _battery(args: argparse.Namespace) -> int:
+    from npmoe.report.battery import write_battery  # here: SciPy and the pages take a second, which --help need not
+    from npmoe.verify import battery
+    from npmoe.verify.cases import battery_cases
+
     names = _frameworks(args.framework or ["all"])
     start = time.monotonic()
     found = battery.run(names, battery_cases(args.only), arithmetics=args.arithmetic, progress=_progress)
@@ -123,10 +126,14 @@ def _call(args: argparse.Namespace) -> str:
 
 def _progress(steps: Iterable[Any]) -> Iterable[Any]:
     """A bar on standard error, quiet where that is no terminal."""
+    from tqdm import tqdm
+
     return tqdm(list(steps), desc="answers", unit="step", disable=None, leave=False)
 
 
 def _dump(args: argparse.Namespace) -> int:
+    from npmoe.verify import golden
+
     manifest = golden.dump(args.folder, raw=args.raw, only=args.only)
     cases = len(json.loads(manifest.read_text(encoding="utf-8"))["cases"])
     print(f"{cases} case{'s' * (cases != 1)} in {args.folder}, described in {args.folder / 'FORMAT.md'}")
@@ -135,6 +142,8 @@ def _dump(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
+    from npmoe.verify import battery, golden
+
     checked = golden.check(args.folder, args.answers, arithmetic=args.arithmetic, only=args.only)
     print(checked)
     if args.json:
@@ -143,7 +152,23 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _released(args: argparse.Namespace) -> int:
-    return released.main(args.family)
+    from npmoe.verify import released, releases
+
+    if args.read:
+        if args.family or args.json:
+            raise ValueError("expected --read with files alone: it runs nothing, for no family and into no file")
+        scans = releases.read(args.read)
+        print(releases.summary(scans))
+        return FAILED if any(f.verdict == "fault" for scan in scans for f in scan.findings) else DONE
+    try:
+        found = released.findings(args.family or None)
+    except ImportError as error:  # of torch or transformers, with the words that say how to get them
+        _say(str(error))
+        return WRONG
+    print(released.described(found))
+    if args.json:
+        releases.write(found, args.json)
+    return FAILED if any(f.verdict == "fault" for f in found) else DONE
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ VERDICTS = {
     "agrees": "every entry is as near as rounding usually brings it",
     "undecided": "some rows lie on a tie, where the derivative is undefined, and differ there",
     "doubtful": "farther off than rounding usually is (a chance of 1e-6), though at worst it might be",
+    "no answer": "an answer that was asked for is missing or cannot be compared",
     "differs": "farther off than any rounding could bring it",
-    "no answer": "nothing that could be compared",
 }
 FINE, OTHER, OPEN, FAR, WRONG = "agrees", "other choice", "undecided", "doubtful", "differs"
 

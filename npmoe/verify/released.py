@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,18 @@ from npmoe.model.moe import MoE
 from npmoe.model.routing import mask as on_mask
 from npmoe.model.routing import route, top_k
 
-__all__ = ["FAMILIES", "Collapse", "Finding", "collapse", "findings", "judge", "main", "mixture", "report", "table"]
+__all__ = [
+    "FAMILIES",
+    "Collapse",
+    "Finding",
+    "collapse",
+    "described",
+    "finding",
+    "findings",
+    "mixture",
+    "report",
+    "table",
+]
 
 Array = np.ndarray
 
@@ -60,11 +72,10 @@ class Finding(NamedTuple):
 
 
 def _repeat(family: str) -> str:
-    call = f"from npmoe.verify import released; print(released.report(['{family}']))"
-    return f'python -c "{call}"'
+    return f"python -m npmoe.verify released {family}"
 
 
-def judge(
+def finding(
     id: str,
     family: str,
     version: str,
@@ -88,9 +99,9 @@ def judge(
 
     Examples
     --------
-    >>> judge("output", "mixtral", "0", [1.0, 2.0], [1.0, 2.0]).verdict
+    >>> finding("output", "mixtral", "0", [1.0, 2.0], [1.0, 2.0]).verdict
     'agrees'
-    >>> judge("output", "mixtral", "0", [1.0, 2.0], [1.0, 2.5])[3:7]
+    >>> finding("output", "mixtral", "0", [1.0, 2.0], [1.0, 2.5])[3:7]
     ('differs by 0.25 of the largest entry', 2.0, 2.5, 0.25)
     """
     ours, theirs = np.asarray(expected, np.float64), np.asarray(got, np.float64)
@@ -424,9 +435,9 @@ def _blocks(family: str, version: str) -> Iterator[Finding]:
         J = torch.autograd.functional.jacobian(lambda x, m=module: _mixed(m, x), xt)  # (n, d, n, d)
         whole = np.zeros((_ROWS, _d, _ROWS, _d))
         whole[np.arange(_ROWS), :, np.arange(_ROWS)] = ours.jacobian(x)  # tokens do not see each other
-        yield judge("output" + words, family, version, y, yt.detach().numpy())
-        yield judge("gradient" + words, family, version, dx, dxt.numpy())
-        yield judge("jacobian" + words, family, version, whole, J.numpy())
+        yield finding("output" + words, family, version, y, yt.detach().numpy())
+        yield finding("gradient" + words, family, version, dx, dxt.numpy())
+        yield finding("jacobian" + words, family, version, whole, J.numpy())
         for name in _implementations(module):
             config._experts_implementation = name
             try:
@@ -434,8 +445,8 @@ def _blocks(family: str, version: str) -> Iterator[Finding]:
                 xs = torch.tensor(x, dtype=torch.float32, requires_grad=True)
                 ys = _mixed(single, xs)
                 (dxs,) = torch.autograd.grad(ys, xs, torch.as_tensor(dy, dtype=torch.float32))
-                yield judge(f"output:{name}" + words, family, version, y, ys.detach().numpy())
-                yield judge(f"gradient:{name}" + words, family, version, dx, dxs.numpy())
+                yield finding(f"output:{name}" + words, family, version, y, ys.detach().numpy())
+                yield finding(f"gradient:{name}" + words, family, version, dx, dxs.numpy())
             except Exception as error:
                 yield _not_run(f"output:{name}" + words, family, version, _reason(error))
 
@@ -578,12 +589,12 @@ def _balance(family: str, version: str) -> Iterator[Finding]:
         which = Balance(loss.kind, count=loss.count, pool=loss.pool, mask=weights)
         value, ds = pooled(which, scores, chosen)
         words = _explained(told.value, which, scores, chosen, uncorrected)
-        yield judge(id, family, version, value, told.value, f"{told.value:.5g} for {value:.5g}: {words}")
+        yield finding(id, family, version, value, told.value, f"{told.value:.5g} for {value:.5g}: {words}")
         if id == "balance":
             dW = ds[-1].T @ told.x[-1]  # (E, d)
             ratio = np.linalg.norm(told.gradient) / np.linalg.norm(dW)
             words = f"gradient on the last router {ratio:.3g} times as long"
-            yield judge("balance:gradient", family, version, dW, told.gradient, words)
+            yield finding("balance:gradient", family, version, dW, told.gradient, words)
 
 
 def _explained(value: float, loss: Balance, scores: list[Array], chosen: list[Array], uncorrected: list[Array]) -> str:
@@ -643,27 +654,37 @@ def _dispatch(family: str, version: str) -> Iterator[Finding]:
         got = _first(module(x[None], **padding)).reshape(n, _d).double().numpy()
         symptom = ""
         if hasattr(experts[0], "fc2"):
+            called = np.zeros(E, np.int64)  # rows that each expert is called on
             for e, expert in enumerate(experts):
                 expert.fc2.weight.zero_()
                 expert.fc2.bias.copy_(torch.eye(_d)[e])
+                expert.register_forward_pre_hook(partial(_count, called, e))
             effective = _first(module(x[None], **padding)).reshape(n, _d)[:, :E].double().numpy()  # (n, E)
-            symptom = _dispatched(routing.chosen[:, 0], effective)
-        yield judge("dispatch", family, version, y, got, symptom)
+            symptom = _dispatched(routing.chosen, effective, called)
+        yield finding("dispatch", family, version, y, got, symptom)
 
 
 def _first(value: Any) -> Any:
     return value[0] if isinstance(value, tuple) else value
 
 
-def _dispatched(first: Array, effective: Array) -> str:
-    """Where the first choices (n,) went, in words, by the gates that experts received (n, E)."""
-    E = effective.shape[1]
+def _count(called: Array, e: int, expert: Any, args: tuple[Any, ...]) -> None:
+    """A hook: the rows (..., d) of one call of expert e, added to called (E,)."""
+    called[e] += args[0].numel() // _d
+
+
+def _dispatched(chosen: Array, effective: Array, called: Array) -> str:
+    """Where the first of the choices (n, k) went, in words, by the gates that experts received (n, E), and the rows
+    that each of them was called on (E,)."""
+    first, E = chosen[:, 0], effective.shape[1]
     largest = effective.argmax(axis=1)
     top = np.bincount(largest, minlength=E).argmax()
     reached = int((effective > 0).any(axis=0).sum())
     return (
         f"{(largest == first).mean():.1%} of first choices reach their expert, {(largest == top).mean():.1%} go to "
-        f"expert {top}; {reached} of {E} experts are used, {len(np.unique(first))} are somebody's first choice"
+        f"expert {top}; {reached} of {E} experts are used, {len(np.unique(first))} are somebody's first choice; "
+        f"experts are called on {called.sum()} rows, {called.max()} of them expert {called.argmax()}'s, for "
+        f"{chosen.size} choices"
     )
 
 
@@ -708,7 +729,7 @@ def _groups(family: str, version: str) -> Iterator[Finding]:
             got = _mixed(module, torch.as_tensor(x, dtype=torch.float32)).double().numpy()
         wrong = (np.abs(got - y).max(axis=1) > TOLERANCE * np.abs(y).max()).mean()
         words = f"bias shifted by {shift:g}: {wrong:.1%} of tokens go to other experts"
-        yield judge(f"groups (bias {shift:+g})" if shift else "groups", family, version, y, got, words)
+        yield finding(f"groups (bias {shift:+g})" if shift else "groups", family, version, y, got, words)
 
 
 # ---- all of it -----------------------------------------------------------------------------------------------------
@@ -771,7 +792,7 @@ def table(found: Sequence[Finding]) -> str:
 
     Examples
     --------
-    >>> print(table([judge("balance", "mixtral", "0", 6.0, 2.9)]))
+    >>> print(table([finding("balance", "mixtral", "0", 6.0, 2.9)]))
     family   what         expected         got    error   eps32  verdict
     mixtral  balance             6         2.9  5.2e-01   4e+06  fault
     """
@@ -788,12 +809,26 @@ def table(found: Sequence[Finding]) -> str:
     return "\n".join(rows)
 
 
-def _text(found: Sequence[Finding]) -> str:
-    """A head, the table, and each fault in words with its command."""
+def described(found: Sequence[Finding]) -> str:
+    """A head, the table, and each fault in words with its command.
+
+    Examples
+    --------
+    >>> print(described([finding("balance", "mixtral", "5.0.0", 6.0, 2.9, "2.9 for 6: softmax taken twice")]))
+    transformers 5.0.0: 0 agree, 1 at fault, 0 not run
+    <BLANKLINE>
+    family   what         expected         got    error   eps32  verdict
+    mixtral  balance             6         2.9  5.2e-01   4e+06  fault
+    <BLANKLINE>
+    Faults:
+      mixtral, balance: 2.9 for 6: softmax taken twice
+        python -m npmoe.verify released mixtral
+    """
     faults = [f for f in found if f.verdict == "fault"]
     agree = sum(f.verdict == "agrees" for f in found)
     rest = len(found) - agree - len(faults)
-    lines = [f"transformers {_version()}: {agree} agree, {len(faults)} at fault, {rest} not run", "", table(found)]
+    version = ", ".join(dict.fromkeys(f.version for f in found))
+    lines = [f"transformers {version}: {agree} agree, {len(faults)} at fault, {rest} not run", "", table(found)]
     if faults:
         lines += ["", "Faults:"]
         lines += [f"  {f.family}, {f.id}: {f.symptom}\n    {f.repeat}" for f in faults]
@@ -803,17 +838,6 @@ def _text(found: Sequence[Finding]) -> str:
 def report(families: Iterable[str] | None = None) -> str:
     """What was found in the installed `transformers`, as text; without it, the words that say how to get it."""
     try:
-        return _text(findings(families))
+        return described(findings(families))
     except ImportError as error:
         return str(error)
-
-
-def main(argv: Sequence[str] = ()) -> int:
-    """Print the report of the families named, or of all: 0, 1 if something is at fault, 2 if nothing could run."""
-    try:
-        found = findings(argv or None)
-    except (ImportError, ValueError) as error:
-        print(error)
-        return 2
-    print(_text(found))
-    return int(any(f.verdict == "fault" for f in found))

@@ -19,7 +19,7 @@ n tokens, d width, o output width, E experts.
 ============================================  ==============================================================
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -28,8 +28,8 @@ import numpy as np
 
 from npmoe.calculus import check, tree
 
-__all__ = ["FRAMEWORKS", "SMALL", "available", "inner", "known", "leaves_of", "load", "own_rows", "prepared", "shares"]
-__all__ += ["small", "unknown"]
+__all__ = ["FRAMEWORKS", "SMALL", "available", "inner", "known", "leaves_of", "load", "of_kind", "own_rows"]
+__all__ += ["prepared", "shares", "small"]
 
 Array = np.ndarray
 
@@ -143,6 +143,14 @@ def own_rows(J: Array) -> Array:
     return np.einsum("nond->nod", J)
 
 
-def unknown(layer: Any, kinds: Iterable[type]) -> ValueError:
-    """The error for a kind of layer that no framework has a model of."""
-    return ValueError(f"expected a layer among {', '.join(k.__name__ for k in kinds)}; got {type(layer).__name__}")
+def of_kind(layer: Any, kinds: Mapping[type, Any]) -> Any:
+    """What goes with the kind of a layer; a ValueError for one that no framework has a model of.
+
+    Examples
+    --------
+    >>> of_kind(1.0, {int: "whole", float: "real"})
+    'real'
+    """
+    if type(layer) not in kinds:
+        raise ValueError(f"expected a layer among {', '.join(k.__name__ for k in kinds)}; got {type(layer).__name__}")
+    return kinds[type(layer)]

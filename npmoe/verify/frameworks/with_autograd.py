@@ -79,9 +79,7 @@ def _batch(ag: Any, layer: Any, p: Mapping[str, Any], x: Any) -> Any:
         RMSNorm: _norm,
     }
     kinds |= {Residual: _skip, Stack: _chain}
-    if type(layer) not in kinds:
-        raise shared.unknown(layer, kinds)
-    return kinds[type(layer)](ag, layer, p, x)
+    return shared.of_kind(layer, kinds)(ag, layer, p, x)
 
 
 def _mlp(ag: Any, layer: GeluExpert, p: Mapping[str, Any], x: Any) -> Any:

@@ -71,9 +71,7 @@ def _token(jax: Any, layer: Any, p: Mapping[str, Any], x: Any) -> Any:
         RMSNorm: _norm,
     }
     kinds |= {Residual: _skip, Stack: _chain}
-    if type(layer) not in kinds:
-        raise shared.unknown(layer, kinds)
-    return kinds[type(layer)](jax, layer, p, x)
+    return shared.of_kind(layer, kinds)(jax, layer, p, x)
 
 
 def _mlp(jax: Any, layer: GeluExpert, p: Mapping[str, Any], x: Any) -> Any:

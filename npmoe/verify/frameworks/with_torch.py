@@ -6,7 +6,6 @@ default dtype, nor threads, nor the state of the random generator.
 
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -64,7 +63,7 @@ def _activation(torch: Any, name: str | None) -> Callable[[Any], Any]:
 
 
 @cache
-def _classes(torch: Any) -> SimpleNamespace:
+def _classes(torch: Any) -> dict[type, Any]:
     """One class of module for each kind of layer; they can only be made once torch is there."""
     nn: Any = torch.nn
     F = nn.functional
@@ -149,14 +148,11 @@ def _classes(torch: Any) -> SimpleNamespace:
             return x
 
     kinds = {GeluExpert: Mlp, SwigluExpert: GatedMlp, MoE: Mixture, Linear: Affine, RMSNorm: Norm, Residual: Skip}
-    return SimpleNamespace(of={**kinds, Stack: Chain})
+    return {**kinds, Stack: Chain}
 
 
 def _module(torch: Any, layer: Any) -> Any:
-    kinds = _classes(torch).of
-    if type(layer) not in kinds:
-        raise shared.unknown(layer, kinds)
-    return kinds[type(layer)](layer)
+    return shared.of_kind(layer, _classes(torch))(layer)
 
 
 def _leaf(name: str) -> str:
