@@ -19,7 +19,7 @@ from npmoe.model.balance import Balance
 from npmoe.model.routing import top_k
 from npmoe.verify import frameworks, oracles
 from npmoe.verify.balances import compare_balance
-from npmoe.verify.compare import Report, compare_answers
+from npmoe.verify.compare import Missing, Report, compare_answers
 from npmoe.verify.judge import VERDICTS, worst
 from npmoe.verify.reference import kind_of
 from npmoe.verify.rounding import ARITHMETICS
@@ -165,6 +165,7 @@ def run(
     cases: Sequence[Any],
     *,
     arithmetics: Sequence[str] | None = None,
+    exact: bool = True,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda steps: steps,
 ) -> Battery:
     """Ask the frameworks, hold their answers against ours, and both against mpmath.
@@ -174,6 +175,7 @@ def run(
     names : frameworks, among `npmoe.verify.frameworks.FRAMEWORKS`; one that is not installed is left out by name.
     cases : with name, layer, x and dy, as `npmoe.verify.cases` has them.
     arithmetics : which ones; float64, float32 and bfloat16 unless given, of those that a framework has.
+    exact : whether to hold everybody against mpmath as well, on small cases of its own.
     progress : wraps the list of steps.
 
     Returns
@@ -198,10 +200,10 @@ def run(
         for arithmetic in (a for a in offered if a in wanted):
             steps += [("case", name, arithmetic, case) for case in cases]
             steps += [("loss", name, arithmetic, loss) for loss in LOSSES]
-    steps += [("exact", here, case) for case in oracles.handful()]
+    steps += [("exact", here, case) for case in oracles.handful() if exact]
     steps += [("second", case) for case in cases if _scalar_size(case) < 40_000]
     entries: list[Entry] = []
-    exact: list[Exact] = []
+    against: list[Exact] = []
     second: list[Second] = []
     off: list[str] = []
     for step in progress(steps):
@@ -212,11 +214,11 @@ def run(
             if report.verdict not in ("agrees", "undecided"):
                 off.append(f"{name}, {arithmetic}: {report}")
         elif step[0] == "exact":
-            exact += _exact(*step[1:])
+            against += _exact(*step[1:])
         else:
             second.append(_second(step[1]))
     return Battery(
-        _environment(), versions, tuple(names), tuple(entries), tuple(exact), tuple(second), _elementary(), tuple(off)
+        _environment(), versions, tuple(names), tuple(entries), tuple(against), tuple(second), _elementary(), tuple(off)
     )
 
 
@@ -248,7 +250,7 @@ def _asked(name: str, arithmetic: str, case: Any) -> Report:
     try:
         answers: dict[str, Any] = frameworks.load(name).answers(layer, x, dy, arithmetic)
     except Exception as error:  # a framework that cannot is a line of the table, not the end of the battery
-        answers = {"output": f"{type(error).__name__}: {error}"}
+        answers = {"output": Missing(f"{type(error).__name__}: {error}")}
     return compare_answers(layer, answers, x, dy=dy, arithmetic=arithmetic, name=case.name)
 
 
@@ -259,7 +261,7 @@ def _asked_loss(name: str, arithmetic: str, loss: str) -> Report:
     try:
         answers: dict[str, Any] = frameworks.load(name).balance_answers(LOSSES[loss], s, chosen, arithmetic)
     except Exception as error:
-        answers = {"value": f"{type(error).__name__}: {error}"}
+        answers = {"value": Missing(f"{type(error).__name__}: {error}")}
     return compare_balance(LOSSES[loss], answers, s, chosen, arithmetic=arithmetic, name=loss)
 
 
@@ -388,7 +390,8 @@ def _exact_words(battery: Battery) -> Iterator[str]:
         most = max(battery.second, key=lambda row: row.complex_step)
         farthest = max(row.richardson for row in battery.second)
         yield ""
-        yield f"Our Jacobians beside two more oracles, {len(battery.second)} cases: complex step within"
+        cases = f"{len(battery.second)} case{'s' * (len(battery.second) != 1)}"
+        yield f"Our Jacobians beside two more oracles, {cases}: complex step within"
         yield f"{number(most.complex_step)} eps ({most.case}), Richardson within {number(farthest)} of its own error"
         yield f"estimate; {sum(r.undecided for r in battery.second)} tokens lie on ties, where it says nothing"
     yield ""
