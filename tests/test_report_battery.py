@@ -497,3 +497,10 @@ def test_colours_are_legible_on_every_shade() -> None:
             for ink in inks:
                 low, high = sorted([luminance(ground), luminance(known[ink])])
                 assert (high + 0.05) / (low + 0.05) >= 4.5, (name, share, ink, light_or_dark)
+
+
+def test_the_page_leads_back_to_the_papers_where_they_lie_beside_it(tmp_path):
+    alone = write_battery(battery(), tmp_path).read_text()
+    assert 'href="index.html"' not in alone
+    (tmp_path / "index.html").write_text("papers")
+    assert 'href="index.html"' in write_battery(battery(), tmp_path).read_text()

@@ -70,6 +70,7 @@ def write_battery(data: dict[str, Any] | Path, output: Path) -> Path:
     columns = _columns(found)
     page = world.get_template("battery.html.j2").render(
         data=found,
+        front=(Path(output) / "index.html").exists(),
         own_css=(HERE / "battery.css").read_text(encoding="utf-8"),
         words=_looks(found),
         headline=_headline(found),

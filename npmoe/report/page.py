@@ -32,7 +32,7 @@ def write_report(output: Path) -> Path:
     """Draw output/figures/*.json as SVG and PNG, write the pages from them and from output/results.json.
 
     One paper has output/index.html; several have a page each, such as output/sc1.html, and output/index.html leads to
-    them. Returns the path of the front page. Raises ValueError that names the file where JSON is missing, cut off or of
+    them, and to the battery's page, output/verify.html, where there is one. Returns the path of the front page. Raises ValueError that names the file where JSON is missing, cut off or of
     another shape than expected; in that case nothing was written.
     """
     output = Path(output)
@@ -48,7 +48,7 @@ def write_report(output: Path) -> Path:
         return front
     for part in parts:
         _write(output / f"{part['word']}.html", _page(part, figures[part["word"]], parts).encode())
-    _write(front, _front(parts, ties).encode())
+    _write(front, _front(parts, ties, verified=(output / "verify.html").exists()).encode())
     return front
 
 
@@ -90,8 +90,11 @@ def _world() -> Environment:
     return world
 
 
-def _front(parts: list[dict[str, Any]], ties: list[dict[str, Any]]) -> str:
-    """The page that ties the papers together: questions that several speak to, and all claims."""
+def _front(parts: list[dict[str, Any]], ties: list[dict[str, Any]], verified: bool) -> str:
+    """The page that ties the papers together: questions that several speak to, and all claims.
+
+    `verified` says whether the battery's page lies beside it.
+    """
     papers = []
     known: dict[str, dict[str, Any]] = {}
     for part in parts:
@@ -101,7 +104,9 @@ def _front(parts: list[dict[str, Any]], ties: list[dict[str, Any]]) -> str:
     shown = [{**tie, "claims": [known[id] for id in tie["claims"] if id in known]} for tie in ties]
     count = {word: sum(c["verdict"] == word for part in parts for c in part["claims"]) for word in WORDS}
     page = _world().get_template("front.html.j2")
-    return page.render(papers=papers, count=count, ties=[tie for tie in shown if len(tie["claims"]) > 1])
+    return page.render(
+        papers=papers, verified=verified, count=count, ties=[tie for tie in shown if len(tie["claims"]) > 1]
+    )
 
 
 def _page(results: dict[str, Any], figures: list[tuple[str, dict[str, Any]]], parts: list[dict[str, Any]]) -> str:
