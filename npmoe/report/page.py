@@ -32,8 +32,9 @@ def write_report(output: Path) -> Path:
     """Draw output/figures/*.json as SVG and PNG, write the pages from them and from output/results.json.
 
     One paper has output/index.html; several have a page each, such as output/sc1.html, and output/index.html leads to
-    them, and to the battery's page, output/verify.html, where there is one. Returns the path of the front page. Raises ValueError that names the file where JSON is missing, cut off or of
-    another shape than expected; in that case nothing was written.
+    them, and to the battery's page, output/verify.html, where there is one. Returns the path of the front page. Raises
+    ValueError that names the file where JSON is missing, cut off or of another shape than expected; in that case
+    nothing was written.
     """
     output = Path(output)
     parts, ties = read_results(output / "results.json")
