@@ -16,6 +16,7 @@ def assert_jacobian_close(
     x: np.ndarray,
     *,
     dy: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
     what: str | None = None,
     arithmetic: str | None = None,
     step: float = 0.0,
@@ -31,6 +32,7 @@ def assert_jacobian_close(
     layer : a layer of npmoe with the same weights.
     x : array (n, d).
     dy : array (n, o), the cotangent of gradients.
+    weights : array (n,), of the mean Jacobian.
     what, arithmetic, step, name : as in `npmoe.verify.compare`.
     strict : whether "doubtful" fails: farther off than rounding usually is (a chance of 1e-6 for the whole comparison,
         where errors are independent), but not than it might be at worst.
@@ -38,7 +40,7 @@ def assert_jacobian_close(
     Raises
     ------
     AssertionError : with the report as its message: worst rows, routing margins, and what the difference looks like.
-    ValueError, TypeError : for arguments that do not fit the layer.
+    ValueError, TypeError : for arguments that do not fit the layer, and `what` beside a dict, which has its own names.
 
     Notes
     -----
@@ -58,10 +60,12 @@ def assert_jacobian_close(
     ...
     """
     __tracebackhide__ = True  # pytest shows the caller's line
-    options: dict[str, Any] = {"dy": dy, "arithmetic": arithmetic, "step": step, "name": name}
+    options: dict[str, Any] = {"dy": dy, "weights": weights, "arithmetic": arithmetic, "step": step, "name": name}
     if callable(candidate):
         report = compare(layer, candidate, x, what=what, **options)
     elif isinstance(candidate, Mapping):
+        if what is not None:
+            raise ValueError(f"expected `what` for an answer without a name; got {what!r} beside a dict of answers")
         report = compare_answers(layer, candidate, x, **options)
     else:
         report = compare(layer, lambda *_: candidate, x, what=what, **options)

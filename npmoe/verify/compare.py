@@ -15,7 +15,7 @@ from npmoe.verify.judge import FINE, OPEN, OTHER, Part, judge, listed, none, sta
 from npmoe.verify.reference import ROWWISE, Allowed, Reference, kind_of, reference, shapes
 from npmoe.verify.rounding import ARITHMETICS
 
-__all__ = ["Report", "Typed", "common", "compare", "compare_answers", "typed"]
+__all__ = ["Missing", "Report", "Typed", "common", "compare", "compare_answers", "typed"]
 
 Array = np.ndarray
 
@@ -130,6 +130,10 @@ def compare(
     """
     check_only = reference(layer, x, dy=dy, weights=weights, step=step, arithmetic=arithmetic or "float64")
     answers, problems = _ask(candidate, np.asarray(x), dy)
+    if what is not None and isinstance(answers, Mapping):
+        problems.append(
+            f"expected one answer, {what!r} as `what` says; the candidate gave a dict, which has its own names"
+        )
     report = _judge(check_only, answers, what, arithmetic, problems, name)
     if report.verdict in ("doubtful", "differs") and answers is not None and not problems:
         problems = _again(candidate, np.asarray(x), dy, answers, report)
@@ -149,9 +153,10 @@ def compare_answers(
     step: float = 0.0,
     name: str = "layer",
 ) -> Report:
-    """`compare` for answers that are already there, by name."""
+    """`compare` for answers that are already there, by name; a `str` in place of one says why there is none."""
     ref = reference(layer, x, dy=dy, weights=weights, step=step, arithmetic=arithmetic or "float64")
-    return _judge(ref, dict(answers), None, arithmetic, [], name)
+    named = {key: Missing(value) if isinstance(value, str) else value for key, value in answers.items()}
+    return _judge(ref, named, None, arithmetic, [], name)
 
 
 # ---- the candidate -------------------------------------------------------------------------------------------------
@@ -191,19 +196,30 @@ def _line(error: BaseException) -> str:
 
 
 def typed(value: Any) -> Any:
-    """A NumPy array of what a framework returns, or a sentence that says why it is none."""
-    if hasattr(value, "detach"):  # a tensor of PyTorch, which may require a gradient, lie elsewhere, be bfloat16
-        value = value.detach().cpu()
-        if str(value.dtype) in ("torch.bfloat16", "torch.float16"):
-            return Typed(np.array(value.float()), str(value.dtype).removeprefix("torch."))
-    array = np.array(value)
+    """A NumPy array of what a framework returns as `Typed`, or `Missing`: a sentence that says why it is none."""
+    if isinstance(value, Missing | Typed):
+        return value
+    try:
+        if hasattr(value, "detach"):  # a tensor of PyTorch, which may require a gradient, lie elsewhere, be bfloat16
+            value = value.detach().cpu()
+            if str(value.dtype) in ("torch.bfloat16", "torch.float16"):
+                return Typed(np.array(value.float()), str(value.dtype).removeprefix("torch."))
+        array = np.array(value)
+    except Exception as error:  # a ragged list, a tensor that no array can hold
+        return Missing(f"expected an array of floats; got none ({type(error).__name__}: {error})")
     if array.dtype.name == "bfloat16":  # of ml_dtypes, which JAX uses
         return Typed(array.astype(np.float32), "bfloat16")
     if array.dtype.kind != "f":
-        return f"expected an array of floats; got {array.dtype} of shape {array.shape}"
+        return Missing(f"expected an array of floats; got {array.dtype} of shape {array.shape}")
     if array.dtype.itemsize > 8:
         return Typed(array.astype(np.float64), "float64")
     return Typed(array, array.dtype.name)
+
+
+class Missing(str):
+    """Why there is no answer."""
+
+    __slots__ = ()
 
 
 class Typed(NamedTuple):
@@ -219,15 +235,23 @@ def _again(candidate: Callable[..., Any], x: Array, dy: Array | None, answers: A
     pairs = [(answers, second)] if isinstance(answers, Typed) else []
     if isinstance(answers, dict) and isinstance(second, dict):
         pairs = [(a, second[name]) for name, a in answers.items() if name in second]
-    for a, b in pairs:
-        if isinstance(a, Typed) and isinstance(b, Typed) and a.array.shape == b.array.shape:
-            away = np.abs(a.array.astype(np.float64) - b.array)
-            if np.nanmax(away, initial=0) > 1e3 * np.finfo(a.array.dtype).eps * np.nanmax(np.abs(a.array), initial=0):
-                return [
-                    "the candidate answered otherwise when it was called again: is there dropout, noise on the "
-                    "scores, or a state that changes (module.eval())?"
-                ]
+    if any(isinstance(a, Typed) and isinstance(b, Typed) and _otherwise(a, b) for a, b in pairs):
+        return [
+            "the candidate answered otherwise when it was called again: is there dropout, noise on the "
+            "scores, or a state that changes (module.eval())?"
+        ]
     return []
+
+
+def _otherwise(a: Typed, b: Typed) -> bool:
+    """Whether two answers are farther apart than sums in another order; both may be infinite in the same places."""
+    if a.array.shape != b.array.shape:
+        return True
+    one, two = a.array.astype(np.float64), b.array.astype(np.float64)
+    same, finite = (one == two) | (np.isnan(one) & np.isnan(two)), np.isfinite(one) & np.isfinite(two)
+    eps = ARITHMETICS[a.arithmetic].eps
+    limit = (1e3 if eps < 1e-6 else 32) * eps * np.abs(one[finite]).max(initial=0)
+    return bool((~same & ~finite).any() or (np.abs(one[finite] - two[finite]) > limit).any())
 
 
 # ---- the judgement -------------------------------------------------------------------------------------------------
@@ -235,12 +259,13 @@ def _again(candidate: Callable[..., Any], x: Array, dy: Array | None, answers: A
 
 def _judge(ref: Reference, answers: Any, what: str | None, asked: str | None, problems: list[str], name: str) -> Report:
     if isinstance(answers, Mapping):
-        named = {
-            str(key): typed(value) if not isinstance(value, Typed | str) else value for key, value in answers.items()
-        }
+        named = {str(key): typed(value) for key, value in answers.items()}
+        if not named:
+            problems = [*problems, "expected one answer at least; got an empty dict"]
     else:
         named = {} if answers is None else {what or _guess(ref, answers): answers}
     judged: dict[str, Part] = {}
+    by_part: dict[str, Reference] = {}
     arithmetic = asked or common(named)
     refs = {arithmetic: _in(ref, arithmetic)}
     made: Choices = {}
@@ -250,12 +275,11 @@ def _judge(ref: Reference, answers: Any, what: str | None, asked: str | None, pr
         if of is None:
             of = answer.arithmetic if isinstance(answer, Typed) else arithmetic
         refs.setdefault(of, _in(ref, of))
-        judged[key] = _part(refs[of], key, answer, asked, made)
+        judged[key], by_part[key] = _part(refs[of], key, answer, asked, made), refs[of]
     ref = refs[arithmetic]
     parts = tuple(judged[key] for key in named)
-    wrong = [part for part in parts if part.verdict in ("doubtful", "differs")]
     routed = ref.layer.route(ref.x)[1] if isinstance(ref.layer, MoE) else None
-    found = clues(ref, wrong, {key: value.array for key, value in named.items() if isinstance(value, Typed)})
+    found = clues(by_part, parts, {key: value.array for key, value in named.items() if isinstance(value, Typed)})
     return Report(
         name,
         _describe(ref.layer),
@@ -316,13 +340,14 @@ def _part(ref: Reference, name: str, answer: Any, asked: str | None, made: "Choi
     if array.shape != want_shape:
         return none(ref.arithmetic, name, _misshapen(kind, array.shape, want_shape))
     status, allowed = _statuses(ref, name, array, made)
-    if leak is not None and leak[0] > 0:
+    leaks = leak is not None and leak[0] != 0  # NaN is no zero
+    if leak is not None and leaks:
         remarks.append(
             f"row {leak[1]} of the output depends on row {leak[2]} of x (entry {leak[0]:.3g}): tokens are not "
             f"independent of one another"
         )
     part = judge(ref.arithmetic, name, array, allowed, status, tuple(remarks))
-    return replace(part, verdict="differs") if leak is not None and leak[0] > 0 else part
+    return replace(part, verdict="differs") if leaks else part
 
 
 #: Answers that need no cotangent.

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from npmoe.verify.reference import ROWWISE, kind_of
 from npmoe.verify.rounding import ARITHMETICS
 
 if TYPE_CHECKING:
@@ -81,8 +82,7 @@ def _line(part: "Part") -> list[str]:
 
 def _rows(report: "Report", part: "Part") -> list[str]:
     rows = [row for row in part.rows(5) if row.status in ("doubtful", "differs", "undecided")]
-    by_token = len(part.status) == len(report.margin) and part.name.partition(":")[0] not in ("mean_jacobian",)
-    by_token = by_token and part.name.partition(":")[0] in _ROWWISE
+    by_token = kind_of(part.name) in ROWWISE
     head = ["row", "error", "usual limit", "worst case", "at", "ours", "theirs"]
     head += ["margin", "experts"] if by_token and report.chosen is not None else []
     body = []
@@ -98,7 +98,6 @@ def _rows(report: "Report", part: "Part") -> list[str]:
 
 
 _MANY = 12  # answers that agree are listed one by one up to this number
-_ROWWISE = ("output", "gradient", "jacobian", "expert_jacobian", "router_jacobian", "gates", "scores")
 
 
 def _ties(report: "Report") -> list[str]:
