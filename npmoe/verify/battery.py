@@ -390,8 +390,8 @@ def _exact_words(battery: Battery) -> Iterator[str]:
         most = max(battery.second, key=lambda row: row.complex_step)
         farthest = max(row.richardson for row in battery.second)
         yield ""
-        cases = f"{len(battery.second)} case{'s' * (len(battery.second) != 1)}"
-        yield f"Our Jacobians beside two more oracles, {cases}: complex step within"
+        held = f"{len(battery.second)} case{'s' * (len(battery.second) != 1)}"
+        yield f"Our Jacobians beside two more oracles, {held}: complex step within"
         yield f"{number(most.complex_step)} eps ({most.case}), Richardson within {number(farthest)} of its own error"
         yield f"estimate; {sum(r.undecided for r in battery.second)} tokens lie on ties, where it says nothing"
     yield ""

@@ -12,7 +12,7 @@ import numpy as np
 from npmoe.model.moe import MoE
 from npmoe.verify.diagnose import Clue, clues
 from npmoe.verify.judge import FINE, OPEN, OTHER, Part, judge, listed, none, statuses, worst
-from npmoe.verify.reference import ROWWISE, Allowed, Reference, kind_of, reference, shapes
+from npmoe.verify.reference import MOST_CHOICES, ROWWISE, Allowed, Reference, kind_of, reference, shapes
 from npmoe.verify.rounding import ARITHMETICS
 
 __all__ = ["Missing", "Report", "Typed", "common", "compare", "compare_answers", "typed"]
@@ -34,6 +34,7 @@ class Report:
     chosen : (n, k), or None.
     problems : what is wrong beside numbers: exceptions, a changed input, answers that are not the same twice.
     clues : where it shows, and what it looks like.
+    notes : what the candidate says of itself: parameters that a mapping leaves out, how it was asked.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Report:
     chosen: Array | None
     problems: tuple[str, ...] = ()
     clues: tuple[Clue, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -128,17 +130,19 @@ def compare(
     >>> report.verdict, report.clues[-1].says
     ('differs', "the router's term is missing: gates are held constant")
     """
+    if callable(layer) and not hasattr(layer, "widths"):
+        raise TypeError("expected a layer of npmoe first and the candidate second; got them the other way round")
     check_only = reference(layer, x, dy=dy, weights=weights, step=step, arithmetic=arithmetic or "float64")
-    answers, problems = _ask(candidate, np.asarray(x), dy)
+    answers, problems, notes = _ask(candidate, np.asarray(x), dy)
     if what is not None and isinstance(answers, Mapping):
         problems.append(
             f"expected one answer, {what!r} as `what` says; the candidate gave a dict, which has its own names"
         )
     report = _judge(check_only, answers, what, arithmetic, problems, name)
+    report = replace(report, notes=notes)
     if report.verdict in ("doubtful", "differs") and answers is not None and not problems:
         problems = _again(candidate, np.asarray(x), dy, answers, report)
-        if problems:
-            report = _judge(check_only, answers, what, arithmetic, problems, name)
+        report = replace(report, problems=tuple(problems))
     return report
 
 
@@ -162,8 +166,8 @@ def compare_answers(
 # ---- the candidate -------------------------------------------------------------------------------------------------
 
 
-def _ask(candidate: Callable[..., Any], x: Array, dy: Array | None) -> tuple[Any, list[str]]:
-    """What the candidate answers on copies of the inputs, and what went wrong."""
+def _ask(candidate: Callable[..., Any], x: Array, dy: Array | None) -> tuple[Any, list[str], tuple[str, ...]]:
+    """What the candidate answers on copies of the inputs, what went wrong, and what it says of itself."""
     if not callable(candidate):
         raise TypeError(
             f"expected a candidate that can be called with x; got {type(candidate).__name__} "
@@ -175,8 +179,9 @@ def _ask(candidate: Callable[..., Any], x: Array, dy: Array | None) -> tuple[Any
         # a copy now: a candidate may hand out its own buffer
         answers = {k: typed(v) for k, v in answer.items()} if isinstance(answer, Mapping) else typed(answer)
     except Exception as error:  # whatever it is, the report says so; KeyboardInterrupt is none of it
-        return None, [f"the candidate raised {type(error).__name__}: {error}{_line(error)}"]
-    problems = []
+        return None, [f"the candidate raised {type(error).__name__}: {error}{_line(error)}"], ()
+    # `ask_torch` and `ask_jax` say more than numbers: `npmoe.verify.frameworks.Answers`
+    problems = list(getattr(answer, "remarks", ()))
     for name, before, after in zip(("x", "dy"), (x, dy), given, strict=False):
         if before is not None and not np.array_equal(before, after, equal_nan=True):
             rows = np.flatnonzero((np.asarray(before) != after).any(axis=1))
@@ -184,7 +189,7 @@ def _ask(candidate: Callable[..., Any], x: Array, dy: Array | None) -> tuple[Any
                 f"the candidate changed its input {name}, in row{'s' * (len(rows) > 1)} {listed(rows)}; it had a copy, "
                 f"yours is as it was"
             )
-    return answers, problems
+    return answers, problems, tuple(getattr(answer, "notes", ()))
 
 
 def _line(error: BaseException) -> str:
@@ -204,6 +209,7 @@ def typed(value: Any) -> Any:
             value = value.detach().cpu()
             if str(value.dtype) in ("torch.bfloat16", "torch.float16"):
                 return Typed(np.array(value.float()), str(value.dtype).removeprefix("torch."))
+            value = value.numpy() if hasattr(value, "numpy") else value  # NumPy's copy of a tensor warns
         array = np.array(value)
     except Exception as error:  # a ragged list, a tensor that no array can hold
         return Missing(f"expected an array of floats; got none ({type(error).__name__}: {error})")
@@ -231,7 +237,7 @@ class Typed(NamedTuple):
 
 def _again(candidate: Callable[..., Any], x: Array, dy: Array | None, answers: Any, report: Report) -> list[str]:
     """A second call: answers that change from call to call are a fault of their own."""
-    second, _ = _ask(candidate, x, dy)
+    second, _, _ = _ask(candidate, x, dy)
     pairs = [(answers, second)] if isinstance(answers, Typed) else []
     if isinstance(answers, dict) and isinstance(second, dict):
         pairs = [(a, second[name]) for name, a in answers.items() if name in second]
@@ -371,6 +377,9 @@ def _misshapen(kind: str, got: tuple[int, ...], want: tuple[int, ...]) -> str:
     return f"expected {kind} of shape {want}{f', {axes}' if axes else ''}{also}; got {got}{turned}"
 
 
+#: Choices that are tried for all rows of an answer that lie on ties.
+_TRIES = 128
+
 #: For each row on a tie the choices, as sorted tuples of experts, that agree with every answer looked at so far.
 Choices = dict[int, set[tuple[int, ...]]]
 
@@ -393,9 +402,11 @@ def _row_by_row(
 ) -> tuple[Array, Allowed]:
     """An answer whose rows are tokens: each row on a tie is held against every choice that rounding allows."""
     at_ties = Allowed(*(np.array(a) for a in allowed))
-    for row in np.flatnonzero(ref.undecided).tolist():
+    rows = np.flatnonzero(ref.undecided).tolist()
+    most = max(3, min(MOST_CHOICES, _TRIES // len(rows)))
+    for row in rows:
         agreeing: set[tuple[int, ...]] = set()
-        for i, choice in enumerate(ref.choices(row)):
+        for i, choice in enumerate(ref.choices(row, most)):
             by_choice = ref.allowed(name, choice[None], slice(row, row + 1))
             if statuses(array[row : row + 1], by_choice)[0] != FINE:
                 continue
@@ -404,6 +415,8 @@ def _row_by_row(
                 for kept, found in zip(at_ties, by_choice, strict=True):
                     kept[row] = found[0]
             agreeing.add(tuple(sorted(choice.tolist())))
+        if not agreeing and ref.ways(row) > most:
+            status[row] = OPEN  # one of those that were not tried may fit
         made[row] = made[row] & agreeing if row in made else agreeing
     return status, at_ties
 

@@ -599,6 +599,8 @@ def _factor(ref: Reference, part: Part, array: Array) -> Clue | None:
     n = len(ref.x)
     named = {n: "n: a sum for a mean", 1 / n: "1/n: a mean over tokens for a sum", -1.0: "-1", 0.5: "1/2", 2.0: "2"}
     names = [text for value, text in named.items() if abs(c / value - 1) < 1e-6]
+    if c == 0:
+        return Clue("looks like", part.name, "all of it is zero")
     return Clue("looks like", part.name, f"all of it is ours times {names[0] if names else _near_one(c)}")
 
 

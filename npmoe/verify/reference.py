@@ -31,6 +31,8 @@ ROWWISE = ("output", "gradient", "jacobian", "expert_jacobian", "router_jacobian
 #: The chance that rounding as it usually goes takes one answer beyond what is allowed, where errors are independent.
 CHANCE = 1e-6
 
+_OF_STEP = ("jacobian", "gradient", "mean_jacobian", "expert_jacobian", "router_jacobian")  # derivatives in x
+
 MOST_CHOICES = 24  # ways in which a tie may fall that are still tried one by one
 _OURS = ARITHMETICS["float64"]
 
@@ -126,8 +128,9 @@ class Reference:
         worst = worst + worst_ours
         deviations = np.sqrt(2 * np.log(2 * max(want.size, 1) / CHANCE))
         usual = np.minimum(deviations * np.hypot(usual, usual_ours), worst)
-        if self.step and kind in ("jacobian", "gradient"):
-            extra = self._differences(kind)[rows]
+        if self.step and kind in _OF_STEP:
+            extra = self._differences(kind)
+            extra = extra if kind == "mean_jacobian" else extra[rows]
             usual, worst = usual + extra, worst + extra
         return Allowed(want, usual, worst)
 
@@ -198,8 +201,11 @@ class Reference:
                 found[..., i] = (self.layer.forward(self.x + away)[0] - self.layer.forward(self.x - away)[0]) / (2 * h)
             _, noise = self._rounded("output", Rounding(self.arithmetic), None, slice(None))
             self._kept["step"] = 2 * np.abs(found - J) + noise[:, :, None] / h
-        extra = self._kept["step"]
-        if kind == "jacobian" or self.dy is None:
+        extra: Array = self._kept["step"]
+        if kind == "mean_jacobian":
+            w = np.ones(len(self.x)) if self.weights is None else self.weights
+            return np.einsum("n,nod->od", w / w.sum(), extra)
+        if kind != "gradient" or self.dy is None:
             return extra
         return np.einsum("no,nod->nd", np.abs(self.dy), extra)
 
@@ -223,7 +229,8 @@ def reference(
     if arithmetic not in ARITHMETICS:
         raise ValueError(f"expected an arithmetic among {', '.join(ARITHMETICS)}; got {arithmetic!r}")
     if not hasattr(layer, "widths"):
-        raise TypeError(f"expected a layer of npmoe; got {type(layer).__name__}")
+        hint = ": pass its .layer" if hasattr(layer, "layer") and hasattr(layer, "coverage") else ""
+        raise TypeError(f"expected a layer of npmoe; got {type(layer).__name__}{hint}")
     layer = tree.map_leaves(lambda a: check.finite("a parameter", a).astype(np.float64), layer)
     d, o = layer.widths[0], layer.widths[-1]
     x = check.finite("x", check.matrix("x", x, d, "this layer")).astype(np.float64)

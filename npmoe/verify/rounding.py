@@ -105,7 +105,7 @@ class Rounding:
     --------
     >>> r = Rounding(ARITHMETICS["float32"])
     >>> a = r.product(r.exact(np.ones((1, 3))), r.exact(np.ones((3, 1))))
-    >>> a.value, a.error / 2.0**-24  # three terms, and once more where the sum is stored
+    >>> a.value, (a.error / 2.0**-24).round(3)  # three terms, and once more where the sum is stored
     (array([[3.]]), array([[12.]]))
     """
 

@@ -41,37 +41,47 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def words(report: "Report") -> str:
-    """The whole report."""
+    """The whole report: first what matters most."""
     n = len(report.margin)
     eps = ARITHMETICS[report.arithmetic].eps
     lines = [f"{report.name}: {report.verdict}"]
     lines.append(f"  {report.layer}; {n} token{'s' * (n != 1)}; {report.arithmetic}, eps = {eps:.3g}")
     lines += [f"  ! {problem}" for problem in report.problems]
+    lines += _clues(report, "looks like", "what it looks like")
     if judged := [part for part in report.parts if len(part.units)]:
-        lines += ["", "  errors in units of eps times the largest entry of their row"]
-        head = ["answer", "verdict", "error", "usual limit", "worst case", "row", "absolute"]
-        fine = [part for part in judged if part.verdict == "agrees"]
-        # of many that agree the nearest to its limit speaks for the rest
-        fold = len(fine) > _MANY
-        kept = [part for part in judged if part.verdict != "agrees" or not fold or "." not in part.name]
-        lines += table(head, [_line(part) for part in kept])
-        if folded := [part for part in fine if part not in kept]:
-            most = max(folded, key=lambda part: part.rows(1)[0].units)
-            lines.append(f"  {len(folded)} more answers agree, by {number(most.largest)} at most ({most.name})")
+        lines += ["", "  errors in units of eps times the largest entry of their row", *_errors(judged)]
     for part in report.parts:
         lines += [f"  {part.name}: {remark}" for remark in part.remarks]
+    lines += [f"  {note}" for note in report.notes]
     lines += _ties(report)
+    lines += _clues(report, "where", "where it shows")
     off = [part for part in report.parts if part.verdict in ("doubtful", "differs")]
     for part in off[:3]:
         lines += ["", f"  {part.name}, worst rows", *_rows(report, part)]
     if len(off) > 3:
         lines.append(f"  (and the rows of {len(off) - 3} more answers: report[name].rows())")
-    for kind, title in (("where", "where it shows"), ("looks like", "what it looks like")):
-        if found := [clue for clue in report.clues if clue.kind == kind]:
-            lines += ["", f"  {title}"]
-            lines += [f"    {clue.answer}: {clue.says}" for clue in found[:12]]
-            lines += [f"    (and {len(found) - 12} more)"] * (len(found) > 12)
     return "\n".join(lines)
+
+
+def _errors(judged: list["Part"]) -> list[str]:
+    """The table of answers; of many parameters that agree the one with the largest error speaks for the rest."""
+    fine = [part for part in judged if part.verdict == "agrees"]
+    kept = [part for part in judged if part.verdict != "agrees" or len(fine) <= _MANY or "." not in part.name]
+    head = ["answer", "verdict", "error", "usual limit", "worst case", "row", "absolute"]
+    lines = table(head, [_line(part) for part in kept])
+    if folded := [part for part in fine if part not in kept]:
+        most = max(folded, key=lambda part: part.rows(1)[0].units)
+        lines.append(f"  {len(folded)} more answers agree, by {number(most.largest)} at most ({most.name})")
+    return lines
+
+
+def _clues(report: "Report", kind: str, title: str) -> list[str]:
+    """The clues of a kind under their title, if there are any."""
+    found = [clue for clue in report.clues if clue.kind == kind]
+    if not found:
+        return []
+    lines = [f"    {clue.answer}: {clue.says}" for clue in found[:_CLUES]]
+    return ["", f"  {title}", *lines, *[f"    (and {len(found) - _CLUES} more)"] * (len(found) > _CLUES)]
 
 
 def _line(part: "Part") -> list[str]:
@@ -98,6 +108,7 @@ def _rows(report: "Report", part: "Part") -> list[str]:
 
 
 _MANY = 12  # answers that agree are listed one by one up to this number
+_CLUES = 8
 
 
 def _ties(report: "Report") -> list[str]:
@@ -152,6 +163,7 @@ def plain(report: "Report") -> dict[str, Any]:
         "tokens": len(report.margin),
         "undecided": np.flatnonzero(report.undecided).tolist(),
         "problems": list(report.problems),
+        "notes": list(report.notes),
         "parts": parts,
         "clues": [clue._asdict() for clue in report.clues],
     }
