@@ -1,17 +1,19 @@
 """Our closed forms against torch, JAX and autograd, each with models of its own; skipped where one is missing."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from cases import BY_NAME, close
 
-from npmoe import GeluExpert, MoE
+from npmoe import GeluExpert, MoE, verify
 from npmoe.calculus import tree
 from npmoe.model.balance import Balance
 from npmoe.model.routing import top_k
-from npmoe.verify import frameworks
+from npmoe.verify import compare, frameworks, from_jax, from_torch
+from npmoe.verify.frameworks import ask_jax, ask_torch, asking
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),  # torch.func itself loads such scripts
@@ -305,71 +307,261 @@ def same_as(wanted, found):
     want = {**wanted}
     for name in ("jacobian:forward", "mean_jacobian", "gates", "scores", "expert_jacobian", "router_jacobian"):
         want.pop(name, None)
-    off = differences(found, want)
+    assert found.remarks == found.notes == ()
+    assert {answer.arithmetic for answer in found.values()} == {"float64"}
+    off = differences(arrays(found), want)
     assert max(off.values()) < 1e-12, off
+
+
+def arrays(found):
+    return {name: answer.array for name, answer in found.items()}
+
+
+def of_reader(read):
+    """What `converted` must have at least."""
+    return SimpleNamespace(read=read)
 
 
 @pytest.mark.parametrize("kind", ["rows", "fused"])
 def test_a_candidate_in_torch(kind):
     torch = pytest.importorskip("torch")
-    with_torch = frameworks.load("torch")
     moe, x, dy, _ = problem("top2", "float64")
     module, read, batched = torch_mixtures(torch, moe)[kind]
-    ask = with_torch.candidate(module, read, batched=batched)
+    ask = ask_torch.candidate(module, of_reader(read), batched=batched)
     same_as(ours("top2", "float64"), ask(x, dy))
     assert all(parameter.grad is None for parameter in module.parameters())
     module.router.requires_grad_(False)  # frozen: its gradient is asked for all the same, and it stays frozen
     same_as(ours("top2", "float64"), ask(x, dy))
     assert not module.router.requires_grad
-    single = with_torch.candidate(module, arithmetic="float32", batched=batched)(x, dy)
-    assert {array.dtype for array in single.values()} == {np.dtype(np.float32)}
-    assert "down_bias" in single or "experts.0.2.bias" in single, "without a reader the names are the module's own"
-    close(single["jacobian:reverse"], moe.jacobian(x), TOLERANCE["float32"])
+    single = ask_torch.candidate(module, arithmetic="float32", batched=batched)(x, dy)
+    assert {(a.array.dtype, a.arithmetic) for a in single.values()} == {(np.dtype(np.float32), "float32")}
+    assert set(single) == {"output", "gradient", "jacobian:reverse", "jacobian:batch"}, "without a mapping no leaves"
+    close(single["jacobian:reverse"].array, moe.jacobian(x), TOLERANCE["float32"])
     assert module.router.dtype == torch.float64
+
+
+@pytest.mark.parametrize("kind", ["rows", "fused"])
+def test_gradients_are_asked_whatever_surrounds_the_call(kind):
+    torch = pytest.importorskip("torch")
+    moe, x, dy, _ = problem("top2", "float64")
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            module, read, batched = torch_mixtures(torch, moe)[kind]
+            found = ask_torch.candidate(module, of_reader(read), batched=batched)(x, dy)
+        same_as(ours("top2", "float64"), found)
+
+
+def test_answers_that_are_asked():
+    torch = pytest.importorskip("torch")
+    moe, x, dy, _ = problem("top2", "float64")
+    module, read, _ = torch_mixtures(torch, moe)["rows"]
+    leaves = set(dict(tree.named_leaves(moe)))
+    want = {"output": {"output"}, "gradient": {"gradient"}, "parameters": leaves}
+    want["jacobian"] = {"jacobian:reverse", "jacobian:batch"}
+    for name, names in want.items():
+        assert set(ask_torch.candidate(module, of_reader(read), answers=(name,))(x, dy)) == names
+    for bad in (("jacobien",), ()):
+        with pytest.raises(ValueError, match="answers among output, gradient, jacobian, parameters; got"):
+            ask_torch.candidate(module, answers=bad)
+
+
+@pytest.mark.parametrize("kind", ["rows", "fused"])
+def test_one_pass_an_output_gives_the_jacobians_of_a_larger_batch(kind, monkeypatch):
+    torch = pytest.importorskip("torch")
+    moe, x, dy, _ = problem("top2", "float64")
+    module, _, batched = torch_mixtures(torch, moe)[kind]
+    monkeypatch.setattr(frameworks, "SMALL", 0)
+    found = ask_torch.candidate(module, batched=batched, answers=("jacobian",))(x, dy)
+    assert set(found) == {"jacobian:reverse"}
+    assert found.remarks == ()
+    close(found["jacobian:reverse"].array, moe.jacobian(x), 1e-12)
+    monkeypatch.setattr(asking, "LARGEST", 10)
+    with pytest.raises(ValueError, match=r'Jacobians of at most .*: ask fewer tokens, or answers=\("output"'):
+        ask_torch.candidate(module, batched=batched)(x)
+
+
+def odd(torch, forward):
+    """A module of the name Odd."""
+    return type("Odd", (torch.nn.Module,), {"forward": lambda self, x: forward(x)})()
 
 
 def test_tokens_that_feel_each_other_are_seen_in_the_batch(monkeypatch):
     torch = pytest.importorskip("torch")
-    with_torch = frameworks.load("torch")
-
-    class Centred(torch.nn.Module):
-        def forward(self, x):
-            return x - x.mean(dim=0)
-
     x = np.random.default_rng(0).standard_normal((3, 2))
-    ask = with_torch.candidate(Centred())
+    ask = ask_torch.candidate(odd(torch, lambda x: x - x.mean(dim=0)))
     found = ask(x)
-    close(found["jacobian:reverse"], np.broadcast_to(2 / 3 * np.eye(2), (3, 2, 2)), 1e-12)
-    close(found["jacobian:batch"][0, :, 1], -np.eye(2) / 3, 1e-12)
+    close(found["jacobian:reverse"].array, np.broadcast_to(2 / 3 * np.eye(2), (3, 2, 2)), 1e-12)
+    close(found["jacobian:batch"].array[0, :, 1], -np.eye(2) / 3, 1e-12)
+    (remark,) = found.remarks
+    assert "rows 0, 1, 2 of the output depend on other tokens of the batch (row" in remark
     monkeypatch.setattr(frameworks, "SMALL", 0)  # too large a batch: each token alone, as is said
     found = ask(x)
     assert "jacobian:batch" not in found
-    close(found["jacobian:reverse"], np.zeros((3, 2, 2)), 1e-12)
+    assert found.remarks == (remark,)
+    close(found["jacobian:reverse"].array, np.zeros((3, 2, 2)), 1e-12)
+    # a difference far within rounding, of which the gradient knows
+    (remark,) = ask_torch.candidate(odd(torch, lambda x: x + 1e-15 * x.flip(0)))(x).remarks
+    assert "tokens depend on each other; the Jacobian is each token's without the others" in remark
+
+
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_capacity_and_a_softmax_over_tokens_are_seen(name):
+    framework = pytest.importorskip(name)
+    x = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
+    if name == "torch":
+        softmax = odd(framework, lambda x: x * framework.softmax(x, dim=0))
+        capacity = odd(framework, lambda x: x * ((x[:, :1] > 0).cumsum(0) <= 12))
+        asks = [ask_torch.candidate(module) for module in (softmax, capacity)]
+    else:
+        softmax, capacity = (
+            lambda p, x: x * framework.nn.softmax(x, axis=0),
+            lambda p, x: x * (framework.numpy.cumsum(x[:, :1] > 0, 0) <= 12),
+        )
+        asks = [ask_jax.candidate(function, {}) for function in (softmax, capacity)]
+    for ask in asks:
+        (remark,) = ask(x, x).remarks
+        assert "on other tokens of the batch" in remark
+
+
+def test_a_row_on_a_tie_is_no_token_that_feels_others():
+    """A choice that turns with the number of rows, as another order of sums may turn it, and with x's last bits."""
+
+    def says(first, at):
+        x = np.array([[first], [2.0], [0.5], [0.25]])
+        step = lambda x: np.where(x >= (1 if len(x) == 4 else at), 1.0, 0.0)  # noqa: E731
+        return asking.together(step, x, step(x), "float64")[0]
+
+    assert says(1.0, 1 + 1e-15) == ()
+    (remark,) = says(1.25, 1.5)
+    assert "row 0 of the output depends on other tokens" in remark
+
+
+def test_a_changed_input_is_seen():
+    torch = pytest.importorskip("torch")
+    x = np.ones((3, 2))
+    for write in (lambda x: x.data.mul_(1.5), lambda x: x.mul_(1.5)):
+        (remark,) = ask_torch.candidate(odd(torch, lambda x, write=write: write(x) + 0 * x))(x, x).remarks
+        assert remark == "Odd changes its input x in place, in rows 0, 1, 2"
 
 
 def test_torch_candidates_that_are_refused():
     torch = pytest.importorskip("torch")
-    candidate, x = frameworks.load("torch").candidate, np.ones((3, 2))
-
-    def module(forward):
-        return type("Odd", (torch.nn.Module,), {"forward": lambda self, x: forward(x)})()
-
+    candidate, x = ask_torch.candidate, np.ones((3, 2))
+    module = partial(odd, torch)
     with pytest.raises(TypeError, match=r"expected an nn\.Module; got function"):
         candidate(lambda x: x)
+    with pytest.raises(
+        TypeError, match=r"what from_torch or from_jax returned \(it has \.layer and \.coverage\); got MoE"
+    ):
+        candidate(torch.nn.Identity(), problem("top2", "float64")[0])
     with pytest.raises(ValueError, match=r"the same output twice; .*training mode"), torch.random.fork_rng():
         candidate(torch.nn.Dropout(0.5))(np.ones((30, 4)))
     with pytest.raises(ValueError, match="Odd with a gradient; it is detached"):
         candidate(module(lambda x: x.detach()))(x)
+    assert set(candidate(module(lambda x: x.detach()), answers=("output",))(x)) == {"output"}
     with pytest.raises(ValueError, match=r"output of shape \(3, o\) of Odd; got \(3,\)"):
         candidate(module(lambda x: x.sum(dim=1)))(x)
+    with pytest.raises(ValueError, match=r"output of shape \(3, o\) of Odd; got \(3,\), the first of 2"):
+        candidate(module(lambda x: (x.sum(dim=1), x)))(x)
+    with pytest.raises(TypeError, match=r"output \(n, o\) of Odd, .*; got dict of y, aux"):
+        candidate(module(lambda x: {"y": x, "aux": x}))(x)
     with pytest.raises(ValueError, match=r"dy of shape \(3, 2\)"):
         candidate(torch.nn.Identity())(x, np.ones((3, 3)))
+    with pytest.raises(ValueError, match=r"dy of shape \(3, 1\).* this output, the first of 2"):
+        candidate(module(lambda x: (x[:, :1], x)))(x, x)
+
+    def sequences(x):
+        b, s, d = x.shape
+        return x.reshape(b, s, d)
+
+    with pytest.raises(ValueError, match=r"it takes \(batch, seq, d\): say batched=True"):
+        candidate(module(sequences))(x)
 
 
-def test_a_candidate_in_jax():
-    jax = pytest.importorskip("jax")
-    with_jax = frameworks.load("jax")
-    moe, x, dy, _ = problem("top2", "float64")
+def gelu_in_torch(torch, dtype):
+    layer = problem("gelu", "float64")[0]
+    d, h, o = layer.widths
+    module = torch.nn.Sequential(torch.nn.Linear(d, h), torch.nn.GELU(), torch.nn.Linear(h, o)).to(dtype)
+    for linear, names in ((module[0], ("W1", "b1")), (module[2], ("W2", "b2"))):
+        linear.load_state_dict(
+            dict(zip(("weight", "bias"), (torch.tensor(getattr(layer, n)) for n in names), strict=True))
+        )
+    return module
+
+
+GELU = {"W1": "0.weight", "b1": "0.bias", "W2": "2.weight", "b2": "2.bias"}
+
+
+@pytest.mark.parametrize("arithmetic", ["bfloat16", "float16", "float32", "float64"])
+def test_a_right_module_agrees_in_its_arithmetic(arithmetic):
+    torch = pytest.importorskip("torch")
+    module = gelu_in_torch(torch, getattr(torch, arithmetic))
+    mine, (_, x, dy, _) = from_torch(module, GELU), problem("gelu", "float64")
+    report = compare(mine.layer, verify.ask_torch(module, mine), x, dy=dy)
+    assert report.ok, report
+    assert report.arithmetic == arithmetic
+    compiled = torch.compile(module, backend="eager")
+    assert any(name.startswith("_orig_mod.") for name, _ in compiled.named_parameters())
+    assert set(verify.ask_torch(compiled, mine)(x, dy)) >= {"W1", "b1", "W2", "b2"}
+
+
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_one_float32_matrix_among_bfloat16(name):
+    """A router that is kept in float32, as many are: nothing is cast, and no answer is better than bfloat16."""
+    framework = pytest.importorskip(name)
+    rng = np.random.default_rng(0)
+    router, up, down = (rng.standard_normal(s) / 2 for s in ((4, 3), (4, 5, 3), (4, 3, 5)))
+    x, dy = rng.standard_normal((2, 6, 3))
+    layout = {"router": "router", "experts.{e}.W1": "up[e]", "experts.{e}.W2": "down[e]"}
+    if name == "torch":
+        torch, F = framework, framework.nn.functional
+        as_given = {n: torch.tensor(a) for n, a in (("router", router), ("up", up), ("down", down))}
+
+        class Mixed(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.router = torch.nn.Parameter(as_given["router"].float())
+                self.up, self.down = (torch.nn.Parameter(as_given[n].bfloat16()) for n in ("up", "down"))
+
+            def forward(self, x):
+                gates = (x.float() @ self.router.T).softmax(dim=-1).to(x.dtype)
+                hidden = F.gelu(torch.einsum("nd,ehd->neh", x, self.up))
+                return torch.einsum("ne,neh,eoh->no", gates, hidden, self.down)
+
+        module = Mixed()
+        mine = from_torch(module, layout, k=4)
+        ask = verify.ask_torch(module, mine)
+    else:
+        jnp = framework.numpy
+        params = {"router": jnp.asarray(router, "float32"), "up": jnp.asarray(up, "bfloat16")}
+        params["down"] = jnp.asarray(down, "bfloat16")
+
+        def function(p, x):
+            gates = framework.nn.softmax(x.astype("float32") @ p["router"].T)  # not cast back: y is promoted
+            hidden = framework.nn.gelu(jnp.einsum("nd,ehd->neh", x, p["up"]), approximate=False)
+            return jnp.einsum("ne,neh,eoh->no", gates, hidden, p["down"])
+
+        mine = from_jax(params, layout, k=4)
+        ask = verify.ask_jax(function, params, mine)
+        assert str(framework.eval_shape(function, params, jnp.asarray(x, "bfloat16")).dtype) == "float32"
+    found = ask(x, dy)
+    assert {answer.arithmetic for answer in found.values()} == {"bfloat16"}
+    report = compare(mine.layer, ask, x, dy=dy)
+    assert report.ok, report
+
+
+def test_what_a_mapping_does_not_use_is_noted():
+    torch = pytest.importorskip("torch")
+    module = gelu_in_torch(torch, torch.float64)
+    module.register_buffer("seen", torch.zeros(3))
+    mine, (_, x, dy, _) = from_torch(module, GELU), problem("gelu", "float64")
+    found = verify.ask_torch(module, mine)(x, dy)
+    assert found.notes == ("not used: seen (3,)",)
+    assert found.remarks == ()
+
+
+def jax_mixture(jax, moe):
+    """A function of other people's make for one mixture, and its pytree."""
     fields = ("W1", "b1", "W2", "b2")
     params = {"router": moe.router, "experts": [{n: getattr(f, n) for n in fields} for f in moe.experts]}
 
@@ -382,6 +574,29 @@ def test_a_candidate_in_jax():
         ]
         return jax.numpy.einsum("ne,eno->no", gates, jax.numpy.stack(outputs)), "and something else"
 
+    return function, params
+
+
+def test_a_candidate_in_jax(monkeypatch):
+    jax = pytest.importorskip("jax")
+    moe, x, dy, _ = problem("top2", "float64")
+    function, params = jax_mixture(jax, moe)
     before = bool(jax.config.jax_enable_x64)  # other tests may have set it
-    same_as(ours("top2", "float64"), with_jax.candidate(function, params)(x, dy))
+    same_as(ours("top2", "float64"), ask_jax.candidate(function, params, of_reader(lambda found: found))(x, dy))
     assert bool(jax.config.jax_enable_x64) is before
+    assert set(ask_jax.candidate(function, params, answers=("gradient",))(x, dy)) == {"gradient"}
+    monkeypatch.setattr(frameworks, "SMALL", 0)
+    found = ask_jax.candidate(function, params, answers=("jacobian",))(x)
+    assert set(found) == {"jacobian:reverse"}
+    close(found["jacobian:reverse"].array, moe.jacobian(x), 1e-12)
+
+
+def test_jax_candidates_that_are_refused():
+    pytest.importorskip("jax")
+    x, rng = np.ones((3, 2)), np.random.default_rng(0)
+    with pytest.raises(TypeError, match=r"output \(n, o\) of the candidate, .*; got dict of y"):
+        ask_jax.candidate(lambda p, x: {"y": x}, {})(x)
+    with pytest.raises(ValueError, match="the same output twice"):
+        ask_jax.candidate(lambda p, x: x + rng.standard_normal(x.shape), {})(x)
+    with pytest.raises(TypeError, match=r"it takes \(batch, seq, d\): wrap it"):
+        ask_jax.candidate(lambda p, x: x.reshape(*x.shape[:2], 2), {})(x)

@@ -217,7 +217,7 @@ def test_back_and_there_is_the_same_layer(name, seed, E, d, h, o, bias, dtype):
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_layout_is_found_by_the_names(name, rng):
-    layer = layer_for(name, rng, E=4, d=3, h=5, o=3)
+    layer = layer_for(name, rng, E=4, d=3, h=5, o=2)  # o = d would leave dense gated weights open to be turned
     found, coverage = from_torch(Module(to_torch(layer, name)), **options(layer))
     same_layers(found, layer)
     assert coverage.complete
@@ -641,7 +641,10 @@ def test_what_does_not_fit_is_named(change, error, message, rng):
         ({"k": 1, "activation": "relu"}, ValueError, "expected an activation among gelu, .*; got 'relu'"),
         ({"k": 1, "temperature": 0.0}, ValueError, "expected temperature to be a finite number above 0"),
         ({"k": 1, "renormalize": 1}, TypeError, "expected renormalize to be True or False"),
-        ({"k": 1, "dtype": int}, TypeError, "expected a dtype of floats; got int64"),
+        ({"k": 1, "dtype": int}, TypeError, "expected a dtype of floats that NumPy has, such as 'float64'; got int64"),
+        ({"k": 1, "dtype": "torch.int64"}, TypeError, "expected a dtype of floats .*; got 'torch.int64'"),
+        ({"k": 1, "dtype": "torch.bfloat16"}, TypeError, "expected a dtype of floats .*; got '?(torch.)?bfloat16"),
+        ({"k": 1, "dtype": "x.f"}, TypeError, "expected a dtype of floats .*; got 'x.f'"),
         ({"k": 1, "prefix": "mlp."}, ValueError, "expected tensors whose names begin with 'mlp.'; got 'gate.weight'"),
     ],
 )
@@ -653,8 +656,8 @@ def test_keywords_that_do_not_fit_are_named(more, error, message, rng):
 def test_a_number_too_large_for_the_dtype_is_named(rng):
     big = {"W1": np.full((5, 3), 1e30), "W2": np.ones((3, 5))}
     with pytest.raises(ValueError, match="expected W1, 'W1', as float16 to be finite; got inf"):
-        from_torch(big, dtype="float16")
-    layer = from_torch(big).layer
+        from_torch(big, "npmoe", dtype="float16")
+    layer = from_torch(big, "npmoe").layer
     for half in (np.ones((5, 3), np.float16), Tensor(np.ones((5, 3), np.float16), "torch.float16")):
         with pytest.raises(ValueError, match="expected W1 as float16 to be finite; got inf"):
             to_torch(layer, "npmoe", like=big | {"W1": half})
@@ -681,6 +684,14 @@ def test_experts_beyond_the_routers_rows_are_named(rng):
         from_torch(more, "mixtral", k=1)
 
 
+def shown_layout(caught):
+    """What is shown runs, and is a layout."""
+    text, namespace = str(caught.value), {}
+    exec(text[text.index("layout = {") :], namespace)
+    parsed_layout(namespace["layout"])
+    return namespace["layout"]
+
+
 def test_where_none_fits_the_tensors_and_a_mapping_to_start_from_are_shown(rng):
     with pytest.raises(ValueError, match="expected a model that one layout fits; none fits") as caught:
         from_torch({name: array.astype(np.float32) for name, array in wild(rng).items()})
@@ -689,19 +700,22 @@ def test_where_none_fits_the_tensors_and_a_mapping_to_start_from_are_shown(rng):
     assert "The 6 tensors:" in text
     assert "Near layouts:" in text
     assert "lacks 'experts." in text
-    start = text[text.index("layout = {") :]
-    namespace = {}
-    exec(start, namespace)  # what is shown runs, and is a layout
-    assert parsed_layout(namespace["layout"]).moe
-    assert '"router": "gate.weight",\n' in start
-    assert "# not found" in start
+    assert '"router": "gate.weight",\n' in text
+    assert "by the shapes alone: see which is which" in text
+    assert shown_layout(caught) == WILD
+    # no shapes of three axes and no router: the nearest layout, with what is not there
+    with pytest.raises(ValueError, match="one layout fits; none fits") as caught:
+        from_torch({"gate.weight": np.ones((3, 4)), "extra": np.ones((9, 9, 9, 9))}, k=1)
+    assert parsed_layout(shown_layout(caught)).moe
+    assert "# not found" in str(caught.value)
 
 
 def test_where_two_fit_both_are_named():
     square = {"router": np.ones((4, 4)), "experts.W1": np.ones((4, 4, 4)), "experts.W2": np.ones((4, 4, 4))}
     with pytest.raises(ValueError, match="one layout fits; stacked/gelu, jax/gelu fit equally") as caught:
         from_torch(square, k=1)
-    assert "Name the layout, or give a mapping." in str(caught.value)
+    assert "Name the layout, or give a mapping; the shapes fit all of these, which differ in:" in str(caught.value)
+    assert "  jax/gelu: router = router.T, experts.{e}.W1 = experts.W1[e].T, exp" in str(caught.value)
     assert from_torch(square, "jax", k=1).coverage.name == "jax/gelu"
 
 
@@ -803,7 +817,242 @@ def test_names_that_make_no_tree_are_refused(rng):
         to_jax(layer, {"W1": "w.kernel", "b1": "w", "W2": "v", "b2": "c"})
 
 
+# Flat stacks, and what the shapes alone tell
+
+
+def flat_stack(rng, turned=False, router_turned=False, E=3, d=4, h=5, o=2):
+    """A mixture and its weights as "router", "W1" (E, h, d) or (E, d, h) ..., and no other name."""
+    layer = layer_for("flat/gelu", rng, E, d, h, o, bias=False)
+    turn = (lambda a: a.swapaxes(-1, -2)) if turned else (lambda a: a)
+    tensors = {"router": layer.router.T if router_turned else layer.router}
+    for leaf in ("W1", "b1", "W2", "b2"):
+        stack = np.stack([getattr(f, leaf) for f in layer.experts])
+        tensors[leaf] = turn(stack) if leaf.startswith("W") else stack
+    return layer, tensors
+
+
+@EXAMPLES
+@given(seeds, sizes, sizes, sizes, sizes, st.booleans(), st.booleans())
+def test_flat_stacks_are_told_apart_by_shape_or_not_at_all(seed, E, d, h, o, turned, router_turned):
+    layer, tensors = flat_stack(np.random.default_rng(seed), turned, router_turned, E, d, h, o)
+    right = (
+        "flat/gelu"
+        + {(0, 0): "", (1, 0): "-turned", (0, 1): "-turned-router", (1, 1): "-all-turned"}[(turned, router_turned)]
+    )
+    same_layers(from_torch(tensors, right, k=1).layer, layer)
+    if d == E or d == h == o:
+        with pytest.raises(ValueError, match=f"fit equally(?s:.*)  {right}: "):
+            from_torch(tensors, k=1)
+    else:
+        found, coverage = from_torch(tensors, k=1)
+        assert coverage.name == right
+        same_layers(found, layer)
+
+
+def test_square_flat_stacks_are_not_guessed(rng):
+    _, tensors = flat_stack(rng, E=3, d=4, h=4, o=4)
+    with pytest.raises(ValueError, match="one layout fits; flat/gelu, flat/gelu-turned fit equally") as caught:
+        from_torch(tensors, k=2)
+    assert "  flat/gelu-turned: experts.{e}.W1 = W1[e].T, experts.{e}.W2 = W2[e].T\n" in str(caught.value)
+    assert from_torch(tensors, shown_layout(caught), k=2).coverage.complete
+
+
+def test_dense_weights_that_fit_both_ways_are_not_guessed(rng):
+    W1, W2 = rng.standard_normal((5, 3)), rng.standard_normal((3, 5))
+    with pytest.raises(ValueError, match="npmoe/dense-gelu, flat/dense-gelu-turned fit equally") as caught:
+        from_torch({"W1": W1, "W2": W2})
+    assert "  flat/dense-gelu-turned: W1 = W1.T, W2 = W2.T\n" in str(caught.value)
+    np.testing.assert_array_equal(from_torch({"W1": W1, "W2": W2}, "npmoe").layer.W1, W1)
+    np.testing.assert_array_equal(from_torch({"W1": W1, "W2": W2}, "flat").layer.W1, W1.T)
+    # a bias tells
+    assert from_torch({"W1": W1, "W2": W2, "b1": np.ones(5)}).layer.widths == (3, 5, 3)
+    assert from_torch({"W1": W1, "W2": W2, "b1": np.ones(3)}).layer.widths == (5, 3, 5)
+    # and so do other widths
+    assert from_torch({"W1": W1, "W2": W2[:2]}).layer.widths == (3, 5, 2)
+    assert from_torch({"W1": W1.T, "W2": W2[:2].T}).layer.widths == (3, 5, 2)
+
+
+def test_the_shapes_of_like_tell_which_of_a_family_is_meant(rng):
+    layer, tensors = flat_stack(rng, turned=True)
+    for name, array in to_torch(layer, "flat", like=tensors).items():
+        np.testing.assert_array_equal(array, tensors[name])
+
+
+def renamed(tensors, names):
+    return {names.get(name, name): tensor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_mapping_to_start_from_is_of_a_mixture_and_fits(turned, rng):
+    layer, tensors = flat_stack(rng, turned, router_turned=turned)
+    per_expert = {"W1": list(tensors["W1"]), "W2": list(tensors["W2"])}
+    blocks = [{"first": [W1, b1], "last": [W2, b2]} for W1, b1, W2, b2 in zip(*list(tensors.values())[1:], strict=True)]
+    for theirs in (
+        renamed(tensors, {"router": "wg", "W1": "w1", "W2": "w2", "b1": "c1", "b2": "c2"}),
+        {
+            "wg": tensors["router"],
+            "up": per_expert["W1"],
+            "b1": tensors["b1"],
+            "z": per_expert["W2"],
+            "y": tensors["b2"],
+        },
+        {"route": tensors["router"], "blocks": blocks},
+    ):
+        with pytest.raises(ValueError, match="none fits") as caught:
+            from_jax(theirs, k=2)
+        assert "npmoe/dense" not in str(caught.value)
+        shown = shown_layout(caught)
+        found, coverage = from_jax(theirs, shown, k=2)
+        assert coverage.complete
+        same_layers(found, MoE(layer.router, layer.experts, 2))
+
+
+def test_a_mapping_to_start_from_says_where_shapes_do_not_tell(rng):
+    gated = {name: rng.standard_normal((3, 5, 4)) for name in ("a", "b")} | {"c": rng.standard_normal((3, 4, 5))}
+    with pytest.raises(ValueError, match="by the shapes alone, one of 2 that fit: see which is which") as caught:
+        from_torch({"wg": np.ones((3, 4))} | gated, k=1)
+    assert shown_layout(caught)["experts.{e}.Wg"] == "a[e]"
+    # names that are known, one of them turned
+    named = {"router": np.ones((3, 4)), "experts.W1": np.ones((3, 4, 5)), "experts.W2": np.ones((3, 2, 5))}
+    with pytest.raises(ValueError, match="that of 'stacked/gelu', turned so that the shapes fit") as caught:
+        from_torch(named, k=1)
+    assert shown_layout(caught)["experts.{e}.W1"] == "experts.W1[e].T"
+    # without k a dense one
+    with pytest.raises(ValueError, match="by the shapes alone") as caught:
+        from_torch({"one": np.ones((5, 3)), "c": np.ones(5), "two": np.ones((2, 5))})
+    assert shown_layout(caught) == {"W1": "one", "b1": "c", "W2": "two"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        (
+            {"router": "gate.weight.T"},
+            r"expected 4 experts along axis 0 of tensor 'w_in', .*; perhaps 'gate.weight.T' is turned: "
+            r"with 'gate.weight' for router all shapes fit$",
+        ),
+        (
+            {"experts.{e}.W1": "w_in[e]"},
+            r"; perhaps 'w_in\[e\].T' for experts.{e}.W1 was meant: with that all shapes fit$",
+        ),
+        (
+            {"experts.{e}.W1": "w_in[e]", "experts.{e}.W2": "w_out[e]"},
+            r"; perhaps 'w_in\[e\].T' for experts.{e}.W1 and 'w_out\[e\].T' for experts.{e}.W2 was meant",
+        ),
+    ],
+)
+def test_a_place_that_is_turned_is_told(wrong, hint, rng):
+    with pytest.raises(ValueError, match=hint):
+        from_torch(wild(rng), WILD | wrong, k=1)
+
+
+def test_no_turn_is_proposed_that_does_not_help(rng):
+    with pytest.raises(ValueError, match=r"expected experts\.0\.b1 of shape") as caught:
+        from_torch(wild(rng) | {"b_in": np.ones((3, 1, 6))}, WILD, k=1)
+    assert "perhaps" not in str(caught.value)
+
+
+def test_what_is_not_used_is_said_in_sentences(rng):
+    theirs = {f"m.{name}": array for name, array in wild(rng).items()}
+    part = without(WILD, "bias") | {"experts.{e}.b1": "b_in[e, 0]"}
+    assert from_torch(theirs, WILD, k=1, prefix="m.").coverage.remarks() == ()
+    assert from_torch(theirs, part, k=1, prefix="m.").coverage.remarks() == ("not used: m.gate.bias (3,)",)
+    wide = {"w": np.ones((6, 7)), "v": np.ones((3, 9))}
+    assert from_torch(wide, {"W1": "w[0:5, 0:4]", "W2": "v[:, 0::2]"}).coverage.remarks() == (
+        "partly used: w (6, 7), not 22 of 42 elements",
+        "partly used: v (3, 9), not its [:, 1:8:2]",
+    )
+
+
+def test_a_class_is_not_an_instance(rng):
+    for read in (from_torch, from_jax):
+        with pytest.raises(TypeError, match=r"expected an instance, such as Module\(...\), .*; got the class Module"):
+            read(Module)
+    layer = from_torch(wild(rng), WILD, k=1).layer
+    for write in (to_torch, to_jax):
+        with pytest.raises(TypeError, match="expected an instance, such as Module"):
+            write(layer, WILD, like=Module)
+
+
+class Named:
+    """All that is known of a dtype of torch."""
+
+    def __str__(self):
+        return "torch.float32"
+
+
+@pytest.mark.parametrize("dtype", [Named(), "torch.float32", np.float32, "float32", np.dtype("float32")])
+def test_dtypes_of_others_are_known_by_name(dtype, rng):
+    layer = from_torch(wild(rng), WILD, k=1, dtype=dtype).layer
+    assert {leaf.dtype for leaf in leaves(layer)} == {np.dtype(np.float32)}
+
+
+def test_names_of_a_compiled_module_are_those_of_the_module(rng):
+    theirs = wild(rng)
+    for compiled in (
+        {f"_orig_mod.{name}": array for name, array in theirs.items()},
+        {name.replace("gate.", "gate._orig_mod."): array for name, array in theirs.items()},
+    ):
+        converted = from_torch(Module(compiled), WILD, k=1)
+        same_layers(converted.layer, from_torch(theirs, WILD, k=1).layer)
+        assert converted.coverage.complete
+        for arrays in (theirs, compiled):
+            assert converted.read(arrays).keys() == dict(named_leaves(converted.layer)).keys()
+            assert from_torch(theirs, WILD, k=1).read(arrays).keys() == converted.read(arrays).keys()
+        back = to_torch(converted.layer, WILD, like=Module(compiled))
+        assert list(back) == list(compiled)
+        for name, array in back.items():
+            np.testing.assert_array_equal(array, compiled[name])
+    inside = {f"mlp._orig_mod.{name}": array for name, array in theirs.items()}
+    for prefix in ("mlp.", "mlp._orig_mod."):
+        assert from_torch(inside, WILD, k=1, prefix=prefix).coverage.complete
+    with pytest.raises(ValueError, match=r"expected each name once, without '_orig_mod\.'; got 'w_in' twice"):
+        from_torch(theirs | {"_orig_mod.w_in": theirs["w_in"]}, WILD, k=1)
+
+
+def test_the_params_of_flax_need_not_be_said(rng):
+    layer = layer_for("flax/gelu", rng, 3, 4, 5, 2)
+    tree = to_jax(layer, "flax/gelu", prefix="params.")
+    for arrays, prefix in ((tree, ""), (tree, "params."), (tree["params"], "")):
+        converted = from_jax(arrays, prefix=prefix, k=1)
+        same_layers(converted.layer, layer)
+        for gradients in (tree, tree["params"]):
+            found = converted.read(gradients)
+            for leaf, array in named_leaves(layer):
+                np.testing.assert_array_equal(found[leaf], array)
+        again = to_jax(layer, converted.coverage.layout, like=arrays)
+        same_layers(from_jax(again, k=1).layer, layer)
+    within = {"params": {"mlp": tree["params"]}}
+    assert from_jax(within, prefix="mlp.", k=1).coverage.prefix == "params.mlp."
+    # a layout that names it, and other collections beside it, are left alone
+    dense = {"params": {"a": np.ones((5, 3)), "b": np.ones((2, 5))}}
+    assert from_jax(dense, {"W1": "params.a", "W2": "params.b"}).coverage.prefix == ""
+    assert from_jax(dense, {"W1": "a", "W2": "b"}).coverage.prefix == "params."
+    with pytest.raises(ValueError, match=r"With prefix='params\.' the names are those of 'flax/gelu'"):
+        from_jax(tree | {"batch_stats": {"mean": np.ones(1)}}, k=1)
+
+
 # The frameworks themselves
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by itself, as torch.compile loads more of it
+def test_a_compiled_module_of_torch_and_its_dtypes():
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+    model = nn.Module()
+    model.fc1, model.fc2 = nn.Linear(4, 5), nn.Linear(5, 3)
+    compiled = torch.compile(model)
+    assert all(name.startswith("_orig_mod.") for name in compiled.state_dict())
+    converted = from_torch(compiled, dtype=torch.float64)
+    assert {leaf.dtype for leaf in leaves(converted.layer)} == {np.dtype(np.float64)}
+    for named in (model, compiled):
+        found = converted.read(dict(named.named_parameters()))
+        np.testing.assert_array_equal(found["W1"], converted.layer.W1)
+    compiled.load_state_dict(to_torch(converted.layer, "linear", like=compiled))
+    with pytest.raises(TypeError, match=r"expected a dtype of floats .*; got torch\.int64"):
+        from_torch(model, dtype=torch.int64)
+    with pytest.raises(TypeError, match=r"expected an instance, such as Linear\(...\)"):
+        from_torch(nn.Linear)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])

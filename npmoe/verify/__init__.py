@@ -3,10 +3,8 @@
 `docs/verify.md` derives what is allowed and shows how to check a layer in five minutes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
-
-import numpy as np
 
 from npmoe.verify.balances import compare_balance
 from npmoe.verify.compare import Report, compare, compare_answers
@@ -15,36 +13,53 @@ from npmoe.verify.layouts import Converted, Coverage, from_jax, from_torch, to_j
 __all__ = ["Converted", "Coverage", "Report", "ask_jax", "ask_torch", "compare", "compare_answers", "compare_balance"]
 __all__ += ["from_jax", "from_torch", "to_jax", "to_torch"]
 
-_Ask = Callable[..., dict[str, np.ndarray]]
+_Ask = Callable[..., dict[str, Any]]
+
+
+_ALL = ("output", "gradient", "jacobian", "parameters")
 
 
 def ask_torch(
-    module: Any, converted: Converted | None = None, *, arithmetic: str | None = None, batched: bool = False
+    module: Any,
+    converted: Converted | None = None,
+    *,
+    arithmetic: str | None = None,
+    batched: bool = False,
+    answers: Iterable[str] = _ALL,
 ) -> _Ask:
     """A candidate for `compare` that asks an nn.Module all there is to ask, by PyTorch's own autograd.
 
     Parameters
     ----------
     module : an nn.Module of x (n, d), or with `batched` of (1, n, d); it is left as it is.
-    converted : what `from_torch` made of it, for its parameters' gradients by our names.
-    arithmetic : in which it is run; that of its parameters unless given.
+    converted : what `from_torch` made of it, for its parameters' gradients by our names; left out without it.
+    arithmetic : in which all of it is run; unless given each parameter keeps its own, and x comes in that of most.
+    answers : some of "output", "gradient", "jacobian", "parameters"; of a wide layer the Jacobians take longest, a
+        backward pass for each output.
 
     Returns
     -------
-    ask : ``ask(x)`` gives output and Jacobians, ``ask(x, dy)`` also gradients, as a dict of arrays.
+    ask : ``ask(x)`` gives output and Jacobians, ``ask(x, dy)`` also gradients, as a dict of
+        `npmoe.verify.compare.Typed`, arrays that know their arithmetic. Its ``remarks`` say what is wrong beside
+        numbers: tokens that depend on each other, a changed input.
 
     Raises
     ------
     ModuleNotFoundError : where PyTorch is not installed.
-    TypeError : if it is no nn.Module.
+    TypeError, ValueError : if it is no nn.Module, `converted` not what `from_torch` returns, or no such answer known.
     """
-    from npmoe.verify.frameworks import with_torch
+    from npmoe.verify.frameworks import ask_torch
 
-    return with_torch.candidate(module, None if converted is None else converted.read, arithmetic, batched=batched)
+    return ask_torch.candidate(module, converted, arithmetic, batched=batched, answers=answers)
 
 
 def ask_jax(
-    function: Callable[..., Any], parameters: Any, converted: Converted | None = None, *, arithmetic: str | None = None
+    function: Callable[..., Any],
+    parameters: Any,
+    converted: Converted | None = None,
+    *,
+    arithmetic: str | None = None,
+    answers: Iterable[str] = _ALL,
 ) -> _Ask:
     """A candidate for `compare` that asks function(parameters, x) all there is to ask, by JAX's own derivatives.
 
@@ -52,17 +67,19 @@ def ask_jax(
     ----------
     function : of a pytree of arrays and x (n, d).
     parameters : the pytree.
-    converted : what `from_jax` made of it, for its parameters' gradients by our names.
-    arithmetic : in which it is run; that of its parameters unless given.
+    converted : what `from_jax` made of it, for its parameters' gradients by our names; left out without it.
+    arithmetic : in which all of it is run; unless given each leaf keeps its own, and x comes in that of most.
+    answers : some of "output", "gradient", "jacobian", "parameters".
 
     Returns
     -------
-    ask : ``ask(x)`` gives output and Jacobians, ``ask(x, dy)`` also gradients, as a dict of arrays.
+    ask : as that of `ask_torch`.
 
     Raises
     ------
     ModuleNotFoundError : where JAX is not installed.
+    TypeError, ValueError : if `converted` is not what `from_jax` returns, or no such answer or arithmetic known.
     """
-    from npmoe.verify.frameworks import with_jax
+    from npmoe.verify.frameworks import ask_jax
 
-    return with_jax.candidate(function, parameters, None if converted is None else converted.read, arithmetic)
+    return ask_jax.candidate(function, parameters, converted, arithmetic, answers=answers)

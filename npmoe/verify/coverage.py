@@ -47,6 +47,23 @@ class Coverage:
         """Whether every element of every tensor was read."""
         return not self.unused
 
+    def remarks(self) -> tuple[str, ...]:
+        """What was not used, a sentence for each tensor by its whole name; none where all was.
+
+        Examples
+        --------
+        >>> from npmoe.verify import from_torch
+        >>> weights = {"w": np.ones((5, 4)), "v": np.ones((3, 5)), "norm": np.ones(3)}
+        >>> from_torch(weights, {"W1": "w[:, 1:4]", "W2": "v"}).coverage.remarks()
+        ('partly used: w (5, 4), not its [:, 0]', 'not used: norm (3,)')
+        """
+        return tuple(
+            f"not used: {self.prefix}{tensor} {_sized(shape)}"
+            if part == "all"
+            else f"partly used: {self.prefix}{tensor} {_sized(shape)}, not {'its ' * part.startswith('[')}{part}"
+            for tensor, shape, part in self.unused
+        )
+
     def __str__(self) -> str:
         table = [("leaf", "shape", "place", "of shape")]
         for group in self._groups():

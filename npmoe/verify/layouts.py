@@ -46,7 +46,20 @@ from npmoe.verify.matching import (
     rows_of,
 )
 from npmoe.verify.places import Place, Want, shape_of
-from npmoe.verify.tensors import array_of, cast, flat, kept, like_old, nested, rebuilt, under
+from npmoe.verify.tensors import (
+    array_of,
+    by_plain_names,
+    cast,
+    dtype_of,
+    flat,
+    kept,
+    like_old,
+    nested,
+    plain,
+    rebuilt,
+    under,
+    with_params,
+)
 
 __all__ = ["LAYOUTS", "Converted", "Coverage", "Row", "Unused", "from_jax", "from_torch", "to_jax", "to_torch"]
 
@@ -66,7 +79,8 @@ class Converted(NamedTuple):
         Parameters
         ----------
         arrays : a mapping or tree of the names that the model had; None stands for zeros, as torch has it for the
-            gradient of an expert without tokens. What the layout does not name is passed over.
+            gradient of an expert without tokens. What the layout does not name is passed over. Names may have or lack
+            the "_orig_mod." of torch.compile, and all of them the leading "params." of flax.
 
         Raises
         ------
@@ -82,16 +96,17 @@ class Converted(NamedTuple):
         coverage = self.coverage
         if coverage.shared:
             raise ValueError(f"expected each element to be of one leaf; got {coverage.shared[0]!r}, which leaves share")
-        given = under(coverage.prefix, dict(flat(arrays, nothing=True)))
+        named = by_plain_names(flat(arrays, nothing=True))
+        ways = (coverage.prefix, f"params.{coverage.prefix}", coverage.prefix.removeprefix("params."))
+        prefix = next((way for way in ways if any(way + row.tensor in named for row in coverage.rows)), ways[0])
+        given = under(prefix, named)
         full: dict[str, Array] = {}
         for _, _, _, _, name, shape in coverage.rows:
             if name not in given:
-                raise ValueError(
-                    f"expected an array for tensor {coverage.prefix + name!r}; got {', '.join(given) or 'none'}"
-                )
+                raise ValueError(f"expected an array for tensor {prefix + name!r}; got {', '.join(given) or 'none'}")
             if name not in full:
                 full[name] = np.zeros(shape) if given[name] is None else array_of(given[name])
-            check.shaped(f"the array for tensor {coverage.prefix + name!r}", full[name], shape)
+            check.shaped(f"the array for tensor {prefix + name!r}", full[name], shape)
         return {row.leaf: np.array(row.place.view(full[row.tensor], row.e), order="C") for row in coverage.rows}
 
 
@@ -111,6 +126,7 @@ def from_torch(
     Parameters
     ----------
     source : anything with ``state_dict()``, or a mapping of names to tensors. All are copied; halves become float32.
+        The "_orig_mod." that torch.compile puts into names is left out.
     layout : name in `LAYOUTS`, a family of them ("linear"), or a mapping of our leaves to places; found by the names
         of the tensors unless given. A "?" at the end of a leaf's name marks one that may lack. Biases that are not
         mapped are zero, that of the router None.
@@ -118,7 +134,8 @@ def from_torch(
     renormalize, temperature : as of `MoE`.
     activation : as of `GeluExpert` ("gelu" unless given); a gated expert has "silu" and no other.
     prefix : what the names begin with, such as "model.layers.0.mlp."; all others are left alone.
-    dtype : of the layer's arrays; as they are unless given.
+    dtype : of the layer's arrays, one of NumPy's or of the same name ("float64", torch.float64); as they are unless
+        given.
 
     Raises
     ------
@@ -135,10 +152,20 @@ def from_torch(
     W2    (3, 5)  fc2.weight  (3, 5)
     2 of 2 tensors used, all of each
     """
-    tree = source.state_dict() if hasattr(source, "state_dict") else source
+    tree = _instance(source).state_dict() if hasattr(source, "state_dict") else _instance(source)
     if not isinstance(tree, Mapping):
         raise TypeError(f"expected a module with state_dict() or a mapping of tensors; got {type(source).__name__}")
-    return _converted(tree, layout, k, renormalize, temperature, activation, prefix, dtype)
+    tensors = by_plain_names(flat(tree))
+    return _converted(tensors, layout, k, renormalize, temperature, activation, plain(prefix), dtype)
+
+
+def _instance(source: Any) -> Any:
+    if isinstance(source, type):
+        raise TypeError(
+            f"expected an instance, such as {source.__name__}(...), whose tensors can be read; got the class "
+            f"{source.__name__} itself"
+        )
+    return source
 
 
 def from_jax(
@@ -157,20 +184,28 @@ def from_jax(
     Parameters
     ----------
     source : nested mappings, lists, tuples, dataclasses or objects of arrays. A leaf's name is its path with dots, such
-        as "params.Dense_0.kernel"; a flat mapping of such names is one too.
+        as "params.Dense_0.kernel"; a flat mapping of such names is one too. A "params." that all names begin with, as
+        in flax, need not be said: it becomes part of the prefix, unless prefix or layout name it.
 
     Examples
     --------
     >>> dense = {"kernel": np.ones((3, 5)), "bias": np.ones(5)}, {"kernel": np.ones((5, 2)), "bias": np.ones(2)}
-    >>> layer, coverage = from_jax({"params": {"Dense_0": dense[0], "Dense_1": dense[1]}}, prefix="params.")
-    >>> layer.widths, coverage.name
-    ((3, 5, 2), 'flax/dense-gelu')
+    >>> layer, coverage = from_jax({"params": {"Dense_0": dense[0], "Dense_1": dense[1]}})
+    >>> layer.widths, coverage.name, coverage.prefix
+    ((3, 5, 2), 'flax/dense-gelu', 'params.')
     """
-    return _converted(source, layout, k, renormalize, temperature, activation, prefix, dtype)
+    tensors = dict(flat(_instance(source)))
+    prefix = with_params(prefix, tensors, _places(layout))
+    return _converted(tensors, layout, k, renormalize, temperature, activation, prefix, dtype)
+
+
+def _places(layout: str | Layout | None) -> list[str]:
+    """The places of a mapping of one's own, those that are strings; others are refused later, by name."""
+    return [place for place in layout.values() if isinstance(place, str)] if isinstance(layout, Mapping) else []
 
 
 def _converted(
-    tree: Any,
+    named: dict[str, Any],
     layout: str | Layout | None,
     k: int | None,
     renormalize: bool,
@@ -179,10 +214,9 @@ def _converted(
     prefix: str,
     dtype: Any,
 ) -> Converted:
-    if dtype is not None and np.dtype(dtype).kind != "f":
-        raise TypeError(f"expected a dtype of floats; got {np.dtype(dtype)}")
-    tensors = under(prefix, dict(flat(tree)))
-    name, parsed, rows = chosen(layout, tensors)
+    dtype = None if dtype is None else dtype_of(dtype)
+    tensors = under(prefix, named)
+    name, parsed, rows = chosen(layout, tensors, mixture=k is not None)
     if parsed.moe and k is None:
         raise ValueError("expected k, the number of experts a token, which no tensor says; got none")
     if not parsed.moe and k is not None:
@@ -244,11 +278,13 @@ def to_torch(layer: Layer, layout: str | Layout, *, like: Any = None, prefix: st
     >>> {name: tensor.shape for name, tensor in to_torch(layer, coverage.layout).items()}
     {'fc1.weight': (5, 3), 'fc2.weight': (3, 5)}
     """
-    tree = like.state_dict() if hasattr(like, "state_dict") else like
+    tree = _instance(like).state_dict() if hasattr(like, "state_dict") else _instance(like)
     if tree is not None and not isinstance(tree, Mapping):
         raise TypeError(f"expected like to be a module with state_dict() or a mapping; got {type(like).__name__}")
-    new = _written(layer, layout, tree, prefix)
-    return new if tree is None else {name: new.get(name, kept(old)) for name, old in tree.items()}
+    new = _written(layer, layout, None if tree is None else by_plain_names(flat(tree)), plain(prefix))
+    if tree is None:
+        return new
+    return {name: new[plain(name)] if plain(name) in new else kept(old) for name, old in tree.items()}
 
 
 def to_jax(layer: Layer, layout: str | Layout, *, like: Any = None, prefix: str = "") -> Any:
@@ -261,17 +297,19 @@ def to_jax(layer: Layer, layout: str | Layout, *, like: Any = None, prefix: str 
 
     Examples
     --------
-    >>> layer = from_jax({"W1": np.ones((5, 3)), "W2": np.ones((3, 5))}).layer
+    >>> layer = from_jax({"W1": np.ones((5, 3)), "W2": np.ones((3, 5))}, "npmoe").layer
     >>> to_jax(layer, "flax/dense-gelu", prefix="params.")["params"]["Dense_0"]["kernel"].shape
     (3, 5)
     """
-    new = _written(layer, layout, like, prefix)
-    return nested(new) if like is None else rebuilt(like, new)
+    if like is None:
+        return nested(_written(layer, layout, None, prefix))
+    tensors = dict(flat(_instance(like)))
+    return rebuilt(like, _written(layer, layout, tensors, with_params(prefix, tensors, _places(layout))))
 
 
-def _written(layer: Layer, layout: str | Layout, like: Any, prefix: str) -> dict[str, Any]:
+def _written(layer: Layer, layout: str | Layout, like: dict[str, Any] | None, prefix: str) -> dict[str, Any]:
     """The tensors that the layout names, full names, with the layer's weights in them."""
-    old = None if like is None else under(prefix, dict(flat(like)))
+    old = None if like is None else under(prefix, like)
     leaves = dict(named_leaves(layer))
     parsed = _settled(_for_layer(layer, layout, old), leaves, old)
     if old is None:
@@ -327,9 +365,19 @@ def _for_layer(layer: Layer, layout: str | Layout, old: Mapping[str, Any] | None
         raise ValueError(f"expected a layout for {what}; got {', '.join(members)}")
     if len(fits) > 1 and old is not None:
         fits = {name: p for name, p in fits.items() if not missing(p, old)} or fits
+        shapes = {leaf: array.shape for leaf, array in named_leaves(layer)}
+        fits = {name: p for name, p in fits.items() if _has(p, old, shapes)} or fits
     if len(fits) > 1:
         raise ValueError(f"expected one layout for {what}; got {layout!r}, which may be any of {', '.join(fits)}")
     return next(iter(fits.values()))
+
+
+def _has(parsed: Parsed, old: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether the leaves that these tensors have in a layout are of the layer's own shapes."""
+    try:
+        return all(shapes.get(row.leaf, row.shape) == row.shape for row in rows_of(parsed, old))
+    except (ValueError, TypeError):
+        return False
 
 
 def _settled(parsed: Parsed, leaves: dict[str, Array], old: Mapping[str, Any] | None) -> Parsed:

@@ -6,6 +6,7 @@ n tokens, d width, h hidden, o output width, E experts, N length of an axis of t
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from itertools import combinations, permutations, product
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -98,6 +99,20 @@ def _table() -> dict[str, dict[str, str]]:
         gelu = {"W1": f"W1[e]{turn}", "b1?": "b1[e]", "W2": f"W2[e]{turn}", "b2?": "b2[e]"}
         table[f"{name}/gelu"] = turned | _experts(gelu, "experts.")
         table[f"{name}/swiglu"] = turned | _experts(_swiglu("Wg", "Wu", "Wd", f"[e]{turn}"), "experts.")
+    # The same without "experts."; no convention says which axis of W or of the router is which, so that all are tried
+    # and the shapes tell, or nobody does
+    stacks = {"gelu": ("W1", "b1?", "W2", "b2?"), "swiglu": ("Wg", "Wu", "Wd")}
+    for kind, leaves in stacks.items():
+        for name, of_router, turn in (
+            ("", "", ""),
+            ("-turned", "", ".T"),
+            ("-turned-router", ".T", ""),
+            ("-all-turned", ".T", ".T"),
+        ):
+            inner = {leaf: leaf.removesuffix("?") + "[e]" + ("" if "?" in leaf else turn) for leaf in leaves}
+            table[f"flat/{kind}{name}"] = {"router": f"router{of_router}", "bias?": "bias"} | _experts(inner, "")
+        dense = {leaf: leaf.removesuffix("?") + ("" if "?" in leaf else ".T") for leaf in leaves}
+        table[f"flat/dense-{kind}-turned"] = dense
     kernels = ("Dense_0", "Dense_1", "kernel", "bias", ".T")
     stacked = {"W1": "Dense_0.kernel[e].T", "b1?": "Dense_0.bias[e]", "W2": "Dense_1.kernel[e].T"}
     stacked |= {"b2?": "Dense_1.bias[e]"}
@@ -199,6 +214,42 @@ class _Sizes(dict[str, tuple[int, str]]):
 
 def rows_of(parsed: Parsed, tensors: Mapping[str, Any]) -> tuple[Row, ...]:
     """Where every leaf stands, in the order of `named_leaves`, all shapes checked; no element is read."""
+    try:
+        return _rows(parsed, tensors)
+    except ValueError as fault:
+        if not missing(parsed, tensors) and (helps := _turns(parsed, tensors)):
+            raise ValueError(f"{fault}; perhaps {' or '.join(_change(parsed, other) for other in helps)}") from None
+        raise
+
+
+def _turns(parsed: Parsed, tensors: Mapping[str, Any]) -> list[Parsed]:
+    """The layout with the fewest places turned so that all shapes fit, in each way that there is."""
+    matrices = [leaf for leaf, axes in parsed.templates.items() if len(axes) == 2]
+    for count in range(1, len(matrices) + 1):
+        found = []
+        for which in combinations(matrices, count):
+            other = parsed._replace(places=parsed.places | {leaf: parsed.places[leaf].turned() for leaf in which})
+            try:
+                _rows(other, tensors)
+            except (ValueError, TypeError):
+                continue
+            found.append(other)
+        if found:
+            return found
+    return []
+
+
+def _change(old: Parsed, new: Parsed) -> str:
+    """Which places are to be turned, in words."""
+    changed = [leaf for leaf in old.places if old.places[leaf] != new.places[leaf]]
+    if len(changed) == 1 and old.places[changed[0]].transposed:
+        leaf = changed[0]
+        return f"{old.places[leaf].text!r} is turned: with {new.places[leaf].text!r} for {leaf} all shapes fit"
+    return f"{' and '.join(f'{new.places[x].text!r} for {x}' for x in changed)} was meant: with that all shapes fit"
+
+
+def _rows(parsed: Parsed, tensors: Mapping[str, Any]) -> tuple[Row, ...]:
+    """`rows_of` with no advice in its errors."""
     sizes = _Sizes()
 
     def row(template: str, e: int | None) -> Row:
@@ -242,7 +293,8 @@ def found_names(place: Place, tensors: Mapping[str, Any]) -> Iterator[str]:
         yield from (place.name,) if place.name in tensors else ()
         return
     pattern = re.compile(re.escape(place.name).replace(re.escape("{e}"), r"\d+"))
-    yield from (name for name in tensors if pattern.fullmatch(name))
+    start = place.name.split("{e}")[0]
+    yield from (name for name in tensors if name.startswith(start) and pattern.fullmatch(name))
 
 
 def _near(name: str, tensors: Mapping[str, Any]) -> str:
@@ -267,8 +319,13 @@ def family(name: str) -> dict[str, Parsed]:
     return found
 
 
-def chosen(layout: str | Layout | None, tensors: Mapping[str, Any]) -> tuple[str, Parsed, tuple[Row, ...]]:
-    """The layout's name, its places and the rows of a model; without a name the one that fits these tensors best."""
+def chosen(
+    layout: str | Layout | None, tensors: Mapping[str, Any], mixture: bool = False
+) -> tuple[str, Parsed, tuple[Row, ...]]:
+    """The layout's name, its places and the rows of a model; without a name the one that fits these tensors best.
+
+    `mixture` is whether one is expected, which matters to the advice where none fits.
+    """
     if layout is not None and not isinstance(layout, str):
         return "of your own", (parsed := parsed_layout(layout)), rows_of(parsed, tensors)
     members = {name: parsed_layout(part) for name, part in LAYOUTS.items()} if layout is None else family(layout)
@@ -289,12 +346,12 @@ def chosen(layout: str | Layout | None, tensors: Mapping[str, Any]) -> tuple[str
         if rows not in seen:  # qwen2_moe is olmoe
             seen.append(rows)
             fits.append((name, members[name], rows))
-    if len(fits) == 1:
-        return fits[0]
+    if len(fits) == 1 or (fits and mixture and not any(parsed.moe for _, parsed, _ in fits)):
+        return fits[0]  # a mixture is expected, and whichever dense layout this is, the caller refuses it
     said = f"{', '.join(name for name, *_ in fits)} fit equally" if fits else "none fits"
     raise ValueError(
         f"expected a model that one layout fits; {said}{f' of the family {layout!r}' if layout else ''}.\n"
-        f"{_listed(tensors)}\n{_advice(members, tensors, faults, [name for name, *_ in fits])}"
+        f"{_listed(tensors)}\n{_advice(members, tensors, faults, [name for name, *_ in fits], mixture)}"
     )
 
 
@@ -313,33 +370,145 @@ def _listed(tensors: Mapping[str, Any], most: int = 40) -> str:
     return "\n".join([f"The {len(tensors)} tensors:", *lines, *more])
 
 
-def _advice(members: dict[str, Parsed], tensors: Mapping[str, Any], faults: dict[str, str], fits: list[str]) -> str:
-    """What each near layout lacks, a prefix that would help, and a mapping to start from."""
-    order = [*fits, *faults]
-    near = sorted(members, key=lambda name: (-_touched(members[name], tensors), len(missing(members[name], tensors))))
+def _advice(
+    members: dict[str, Parsed], tensors: Mapping[str, Any], faults: dict[str, str], fits: list[str], mixture: bool
+) -> str:
+    """What each near layout lacks or, of several that fit, what differs; a prefix that would help, and a mapping."""
+    if fits:
+        said = ["Name the layout, or give a mapping; the shapes fit all of these, which differ in:"]
+        return "\n".join([*said, *_differences(members, fits), *_shown(members[fits[0]], tensors, f"of {fits[0]!r}")])
+    allowed = [name for name, parsed in members.items() if parsed.moe or not mixture] or list(members)
+    near = sorted(allowed, key=lambda name: (-_touched(members[name], tensors), len(missing(members[name], tensors))))
+    order = [name for name in faults if name in allowed]
     order += [name for name in near if name not in order][: max(0, 3 - len(order))]
-    lines = ["Name the layout, or give a mapping." if fits else "Near layouts:"]
-    for name in () if fits else order:
+    lines = ["Near layouts:"]
+    for name in order:
         lacks = ", ".join(map(repr, missing(members[name], tensors)))
         lines.append(f"  {name}: {faults.get(name, f'lacks {lacks}')}")
-    if not fits and (helps := _prefix(members, tensors)):
+    start, of = members[order[0]], f"of {order[0]!r}"
+    if helps := _prefix({name: members[name] for name in allowed}, tensors):
         prefix, member = helps
-        order.insert(0, member)
         lines.append(f"With prefix={prefix!r} the names are those of {member!r}.")
+        start, of = members[member], f"of {member!r}"
         tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    lines.append(f"A mapping to start from, that of {order[0]!r} (write your own tensors' names into it):")
-    parsed = members[order[0]]
+    if not missing(start, tensors):
+        if turned := _turns(start, tensors):
+            start, of = turned[0], f"{of}, turned so that the shapes fit"
+    elif guesses := _guesses(tensors, mixture):
+        start = guesses[0]
+        of = f"by the shapes alone{f', one of {len(guesses)} that fit' if len(guesses) > 1 else ''}: see which is which"
+    return "\n".join([*lines, *_shown(start, tensors, of)])
+
+
+def _shown(parsed: Parsed, tensors: Mapping[str, Any], of: str) -> list[str]:
+    """A mapping as lines that are Python."""
+    lines = [f"A mapping to start from, {'that ' * of.startswith('of')}{of} (write your own tensors' names into it):"]
+    lines.append("layout = {")
     for leaf, place in parsed.places.items():
         key = f"{leaf}?" if leaf in parsed.optional else leaf
         lines.append(f'    "{key}": "{place.text}",' + ("" if any(found_names(place, tensors)) else "  # not found"))
-    return "\n".join(["\n".join(lines[: -len(parsed.places)]), "layout = {", *lines[-len(parsed.places) :], "}"])
+    return [*lines, "}"]
+
+
+def _differences(members: dict[str, Parsed], fits: list[str]) -> list[str]:
+    """Of each layout the places that are not those of all."""
+    leaves = list(dict.fromkeys(leaf for name in fits for leaf in members[name].places))
+    texts = {name: [getattr(members[name].places.get(leaf), "text", "none") for leaf in leaves] for name in fits}
+    differ = [i for i in range(len(leaves)) if len({row[i] for row in texts.values()}) > 1]
+    return [f"  {name}: {', '.join(f'{leaves[i]} = {texts[name][i]}' for i in differ)}" for name in fits]
+
+
+# A guess by shapes, to be shown and never to be used
+
+
+def _guesses(tensors: Mapping[str, Any], mixture: bool) -> list[Parsed]:
+    """Layouts that the shapes of a few tensors allow, the likeliest first: most biases, all weights turned alike, and
+    then the order of the tensors."""
+    shapes = {name: tuple(map(int, tensor.shape)) for name, tensor in tensors.items()}
+    found: dict[tuple[int, ...], Parsed] = {}
+    whole = {name: shape for name, shape in shapes.items() if len(shape) == 2}
+    for E in sorted({length for shape in whole.values() for length in shape}):
+        stacks = _stacks(shapes, E)
+        if sum(len(shape) == 2 for shape in stacks.values()) not in (2, 3):  # nothing of an expert, or a whole model
+            continue
+        for router, turn in product(whole, (False, True)):
+            rows, d = whole[router][::-1] if turn else whole[router]
+            if rows == E:
+                rest = {place: shape for place, shape in stacks.items() if place.split("[")[0] != router}
+                biases = [name for name, shape in shapes.items() if shape == (E,)]
+                outer = {"router": router + ".T" * turn} | dict(zip(["bias"], biases, strict=False))
+                for rank, inner in _arranged(rest, d):
+                    layout = outer | _experts(inner, "")
+                    found.setdefault((-len(layout), *rank, len(found)), parsed_layout(layout))
+    if not found and not mixture:
+        dense = {name: shape for name, shape in shapes.items() if len(shape) in (1, 2)}
+        for d in sorted({length for shape in whole.values() for length in shape}):
+            for rank, inner in _arranged(dense, d):
+                found.setdefault((-len(inner), *rank, len(found)), parsed_layout(inner))
+    best = [found[rank] for rank in sorted(found) if rank[:2] == min(found)[:2]]
+    return [parsed for parsed in best if _fits(parsed, tensors)]
+
+
+def _fits(parsed: Parsed, tensors: Mapping[str, Any]) -> bool:
+    try:
+        return bool(_rows(parsed, tensors))
+    except (ValueError, TypeError):
+        return False
+
+
+def _stacks(shapes: Mapping[str, tuple[int, ...]], E: int) -> dict[str, tuple[int, ...]]:
+    """Places of what there is once for each of E experts, a vector or a matrix, and its shape."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, shape in shapes.items():
+        if len(shape) == 3 and shape[:2] == (E, 1):
+            found[f"{name}[e, 0]"] = shape[2:]
+        elif len(shape) in (2, 3) and shape[0] == E:
+            found[f"{name}[e]"] = shape[1:]
+        for number in re.finditer(r"\d+", name):
+            before, after = name[: number.start()], name[number.end() :]
+            if number[0] != "0" or f"{before}{E}{after}" in shapes:
+                continue
+            if all(shapes.get(f"{before}{e}{after}") == shape for e in range(E)):
+                found[f"{before}{{e}}{after}"] = shape
+    return found
+
+
+def _arranged(places: Mapping[str, tuple[int, ...]], d: int) -> Iterator[tuple[tuple[int, int], dict[str, str]]]:
+    """Two or three matrices and some biases as experts of width d, each with a rank; the least is likeliest."""
+    matrices = [place for place, shape in places.items() if len(shape) == 2]
+    kind = {2: "gelu", 3: "swiglu"}.get(len(matrices))
+    if kind is None:
+        return
+    names = [leaf for leaf, axes in LEAVES[kind].items() if len(axes) == 2]
+    for rank, order in enumerate(permutations(matrices)):
+        for turns in product((False, True), repeat=len(order)):
+            shapes = [places[place][::-1] if turn else places[place] for place, turn in zip(order, turns, strict=True)]
+            (h, width), (o, last) = shapes[0], shapes[-1]
+            if width != d or last != h or any(shape != (h, d) for shape in shapes[:-1]):
+                continue
+            inner = {leaf: place + ".T" * turn for leaf, place, turn in zip(names, order, turns, strict=True)}
+            left = [place for place, shape in places.items() if len(shape) == 1]
+            for leaf, length in (("b1", h), ("b2", o)) if kind == "gelu" else ():
+                if fit := [place for place in left if places[place] == (length,)]:
+                    inner[leaf] = fit[0]
+                    left.remove(fit[0])
+            yield (len(set(turns)), rank), {leaf: inner[leaf] for leaf in LEAVES[kind] if leaf in inner}
 
 
 def _prefix(members: dict[str, Parsed], tensors: Mapping[str, Any]) -> tuple[str, str] | None:
     """The first prefix under which the names are those of a layout, and which."""
-    prefixes = dict.fromkeys(name[: dot.end()] for name in tensors for dot in re.finditer(r"\.", name))
-    for prefix in list(prefixes)[:500]:
-        below = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        if have := [name for name, parsed in members.items() if not missing(parsed, below)]:
+    before: dict[str, dict[str, None]] = {}  # what a name ends with -> what stands before it
+    for name in tensors:
+        for known in (name, *(f"{name[: n.start()]}{{e}}{name[n.end() :]}" for n in re.finditer(r"\d+", name))):
+            for dot in re.finditer(r"\.", known):
+                before.setdefault(known[dot.end() :], {})[known[: dot.end()]] = None
+    required = {
+        name: [place.name for leaf, place in parsed.places.items() if leaf not in parsed.optional]
+        for name, parsed in members.items()
+    }
+    for prefix in dict.fromkeys(name[: dot.end()] for name in tensors for dot in re.finditer(r"\.", name)):
+        have = [name for name, ends in required.items() if all(prefix in before.get(end, ()) for end in ends)]
+        if have:
+            below = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             return prefix, max(have, key=lambda name: _touched(members[name], below))
     return None

@@ -51,6 +51,16 @@ class Place:
         """Whether it stands elsewhere for every expert."""
         return "{e}" in self.name or "e" in self.items
 
+    def turned(self) -> "Place":
+        """The same place transposed once more.
+
+        Examples
+        --------
+        >>> parse("w_in[e]").turned().text, parse("w_in[e].T").turned().text
+        ('w_in[e].T', 'w_in[e]')
+        """
+        return parse(self.text.removesuffix(".T") if self.transposed else f"{self.text}.T")
+
     def tensor(self, e: int | None = None) -> str:
         """The name of the tensor, that of expert e where it depends on it."""
         return self.name if e is None else self.name.replace("{e}", str(e))

@@ -1,6 +1,7 @@
 """Other people's tensors, known by a shape and a dtype alone: trees of them by name, and their values in NumPy."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -8,7 +9,8 @@ import numpy as np
 
 from npmoe.calculus import check
 
-__all__ = ["FLOATS", "array_of", "cast", "dtype_name", "flat", "kept", "like_old", "nested", "rebuilt", "under"]
+__all__ = ["FLOATS", "array_of", "by_plain_names", "cast", "dtype_name", "dtype_of", "flat", "kept", "like_old"]
+__all__ += ["nested", "plain", "rebuilt", "under", "with_params"]
 
 Array = np.ndarray
 
@@ -18,6 +20,26 @@ FLOATS = ("float16", "bfloat16", "float32", "float64", "float128")
 def dtype_name(tensor: Any) -> str:
     """The name of a dtype of NumPy, JAX or torch, such as "float32" or "bfloat16"."""
     return str(getattr(tensor.dtype, "name", tensor.dtype)).removeprefix("torch.")
+
+
+def dtype_of(dtype: Any) -> np.dtype[Any]:
+    """NumPy's dtype of floats for one of NumPy, JAX or torch, or a name such as "float64" or "torch.float64".
+
+    Examples
+    --------
+    >>> dtype_of("torch.float64"), dtype_of(np.float32)
+    (dtype('float64'), dtype('float32'))
+    """
+    found, name = None, str(dtype).rsplit(".", 1)[-1]
+    try:
+        found = np.dtype(dtype)
+    except (TypeError, ValueError):
+        if name in FLOATS and hasattr(np, name):  # NumPy has no bfloat16
+            found = np.dtype(name)
+    if found is None or found.kind != "f":
+        got = repr(dtype) if found is None else str(found)
+        raise TypeError(f"expected a dtype of floats that NumPy has, such as 'float64'; got {got}")
+    return found
 
 
 def is_tensor(value: Any) -> bool:
@@ -59,6 +81,40 @@ def _children(tree: Any) -> list[tuple[Any, Any]]:
     if is_dataclass(tree):
         return [(field.name, getattr(tree, field.name, None)) for field in fields(tree)]
     return [(key, child) for key, child in getattr(tree, "__dict__", {}).items() if not key.startswith("_")]
+
+
+def plain(name: str) -> str:
+    """A name without the "_orig_mod." that torch.compile puts before those of a module's tensors.
+
+    Examples
+    --------
+    >>> plain("mlp._orig_mod.gate.weight")
+    'mlp.gate.weight'
+    """
+    return re.sub(r"(?<![^.])_orig_mod\.", "", name)
+
+
+def by_plain_names(tensors: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Tensors by their plain names; two of one name are an error."""
+    found: dict[str, Any] = {}
+    for name, tensor in tensors:
+        if plain(name) in found:
+            raise ValueError(f"expected each name once, without '_orig_mod.'; got {plain(name)!r} twice")
+        found[plain(name)] = tensor
+    return found
+
+
+def with_params(prefix: str, names: Iterable[str], places: Iterable[str] = ()) -> str:
+    """The prefix after the "params." of flax, where all names begin with it and neither prefix nor a place does.
+
+    Examples
+    --------
+    >>> with_params("mlp.", ["params.mlp.kernel"])
+    'params.mlp.'
+    """
+    said = prefix.startswith("params.") or any(place.startswith("params.") for place in places)
+    named = list(names)
+    return prefix if said or not named or not all(name.startswith("params.") for name in named) else f"params.{prefix}"
 
 
 def under(prefix: str, tensors: dict[str, Any]) -> dict[str, Any]:

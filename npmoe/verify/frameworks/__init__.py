@@ -2,7 +2,7 @@
 
 Each module `with_*` offers ``NAME``, ``version()``, ``arithmetics()``, ``answers(layer, x, dy, arithmetic, weights)``
 and ``balance_answers(balance, scores, chosen, arithmetic)``; a framework is imported inside functions only, so that all
-of them can be asked what is installed.
+of them can be asked what is installed. `ask_torch` and `ask_jax` ask models that are not ours.
 
 Names of answers
 ----------------
@@ -19,7 +19,7 @@ n tokens, d width, o output width, E experts.
 ============================================  ==============================================================
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -28,7 +28,7 @@ import numpy as np
 
 from npmoe.calculus import check, tree
 
-__all__ = ["FRAMEWORKS", "SMALL", "available", "inner", "known", "leaves_of", "load", "of_kind", "own_rows"]
+__all__ = ["FRAMEWORKS", "SMALL", "Answers", "available", "inner", "known", "leaves_of", "load", "of_kind", "own_rows"]
 __all__ += ["prepared", "shares", "small"]
 
 Array = np.ndarray
@@ -37,6 +37,25 @@ Array = np.ndarray
 FRAMEWORKS = {name: f"npmoe.verify.frameworks.with_{name}" for name in ("torch", "jax", "autograd")}
 
 SMALL = 10**6  # elements of a batch's Jacobian, most of which are zeros: 8 MB in float64
+
+
+class Answers(dict[str, Any]):
+    """Answers by name, and what is to be said of them.
+
+    Attributes
+    ----------
+    remarks : what is wrong beside the numbers, in sentences: tokens that feel each other, a changed input.
+    notes : what should be known, and is no fault: tensors that a mapping does not use.
+
+    Examples
+    --------
+    >>> Answers({"output": np.zeros((2, 3))}, ["row 1 depends on row 0"]).remarks
+    ('row 1 depends on row 0',)
+    """
+
+    def __init__(self, found: Mapping[str, Any], remarks: Iterable[str] = (), notes: Iterable[str] = ()) -> None:
+        super().__init__(found)
+        self.remarks, self.notes = tuple(remarks), tuple(notes)
 
 
 def load(name: str) -> ModuleType:

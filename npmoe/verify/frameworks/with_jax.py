@@ -18,7 +18,7 @@ from npmoe.model.layers import Linear, Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
 from npmoe.verify import frameworks as shared
 
-__all__ = ["NAME", "answers", "arithmetics", "balance_answers", "candidate", "version"]
+__all__ = ["NAME", "answers", "arithmetics", "array_of", "balance_answers", "settings", "version"]
 
 Array = np.ndarray
 
@@ -38,13 +38,13 @@ def arithmetics() -> tuple[str, ...]:
 
 
 @contextmanager
-def _settings(jax: Any, arithmetic: str) -> Iterator[None]:
+def settings(jax: Any, arithmetic: str) -> Iterator[None]:
     """float64 only where it is asked for: with it on, a NumPy number would draw float32 along."""
     with jax.enable_x64(arithmetic == "float64"), jax.default_matmul_precision("highest"):
         yield
 
 
-def _numpy(array: Any) -> Array:
+def array_of(array: Any) -> Array:
     """A JAX array as one of NumPy; float32 holds every number of 16 bits exactly."""
     return np.array(array.astype("float32") if array.dtype.itemsize == 2 else array)
 
@@ -150,10 +150,10 @@ def answers(
 
     x, dy = shared.prepared(_here(), layer, x, dy, arithmetic)
     given = (dict(tree.named_leaves(layer)), x, dy, shared.shares(weights, len(x)))
-    with _settings(jax, arithmetic):
+    with settings(jax, arithmetic):
         cast = jax.tree_util.tree_map(lambda array: jax.numpy.asarray(array, arithmetic), given)
         found = jax.jit(partial(_found, jax, layer))(*cast)
-        return {name: _numpy(array) for name, array in found.items()}
+        return {name: array_of(array) for name, array in found.items()}
 
 
 def _found(jax: Any, layer: Any, p: dict[str, Any], x: Any, dy: Any, w: Any) -> dict[str, Any]:
@@ -199,11 +199,11 @@ def balance_answers(balance: Balance, scores: Array, chosen: Array, arithmetic: 
     shared.known(_here(), arithmetic)
     scores = check.shaped("scores", scores, ("n", "E"))
     loss = {"z": _z, "importance": _importance}.get(balance.kind, _product)
-    with _settings(jax, arithmetic):
+    with settings(jax, arithmetic):
         s, w = (jax.numpy.asarray(a, arithmetic) for a in (scores, shared.shares(balance.mask, len(scores))))
         index = jax.numpy.asarray(chosen, "int32")  # (n, k)
         value, ds = jax.jit(jax.value_and_grad(lambda s: balance.weight * loss(jax, balance, s, index, w)))(s)
-        return {"value": _numpy(value), "scores": _numpy(ds)}
+        return {"value": array_of(value), "scores": array_of(ds)}
 
 
 def _product(jax: Any, balance: Balance, s: Any, chosen: Any, w: Any) -> Any:
@@ -235,82 +235,3 @@ def _importance(jax: Any, balance: Balance, s: Any, chosen: Any, w: Any) -> Any:
 
 def _z(jax: Any, balance: Balance, s: Any, chosen: Any, w: Any) -> Any:
     return w @ jax.numpy.square(jax.nn.logsumexp(s, axis=-1))
-
-
-# ---- a function of the user's own ----------------------------------------------------------------------------------
-
-
-def candidate(
-    function: Callable[[Any, Any], Any],
-    params: Any,
-    read: Callable[[dict[str, Array]], Any] | None = None,
-    arithmetic: str | None = None,
-) -> Callable[..., dict[str, Array]]:
-    """Answers of a function that is not ours: a function of x (n, d) and, for gradients, dy (n, o).
-
-    Parameters
-    ----------
-    function : ``function(params, x)`` gives y (n, o), or a tuple of which y is the first.
-    params : any pytree of arrays; its leaves are named by their path, as "experts.0.W1".
-    read : gradients, arrays by those names, -> by ours (or a layer that holds them).
-    arithmetic : in which it is run; that of the first leaf unless given.
-
-    Returns
-    -------
-    ask : ``ask(x, dy=None)`` gives "output", "jacobian:reverse" and, where the batch is `small`, "jacobian:batch". A
-        larger batch is asked token by token, which says nothing of what other tokens do to it. With dy also "gradient"
-        and the parameters' gradients.
-
-    Raises
-    ------
-    ModuleNotFoundError : where JAX is not installed.
-    ValueError, TypeError : for an arithmetic that JAX has not; when asked, if the output is not (n, o).
-    """
-    import jax
-
-    leaves = jax.tree_util.tree_leaves(params)
-    chosen = arithmetic or (str(leaves[0].dtype) if leaves else "float32")
-    shared.known(_here(), chosen)
-
-    def ask(x: Array, dy: Array | None = None) -> dict[str, Array]:
-        x = check.finite("x", check.shaped("x", x, ("n", "d"), "a candidate"))
-        with _settings(jax, chosen):
-            X = jax.numpy.asarray(x, chosen)
-            p = jax.tree_util.tree_map(partial(_cast, jax, chosen), params)
-            y, pull = jax.vjp(partial(_called, function), p, X)
-            found = {"output": y, **_own_jacobian(jax, partial(_called, function, p), y, X)}
-            if dy is None:
-                return {name: _numpy(array) for name, array in found.items()}
-            dY = jax.numpy.asarray(check.shaped("dy", dy, y.shape, "this output"), chosen)
-            dp, found["gradient"] = pull(dY)
-            paths, _ = jax.tree_util.tree_flatten_with_path(dp)
-            gradients = {
-                jax.tree_util.keystr(path, simple=True, separator="."): _numpy(g)
-                for path, g in paths
-                if g.dtype != jax.dtypes.float0  # that of whole numbers: there is none
-            }
-            arrays = {name: _numpy(array) for name, array in found.items()}
-        return arrays | (gradients if read is None else shared.leaves_of(read(gradients)))
-
-    return ask
-
-
-def _cast(jax: Any, arithmetic: str, leaf: Any) -> Any:
-    array = jax.numpy.asarray(leaf)
-    return jax.numpy.asarray(leaf, arithmetic) if jax.numpy.issubdtype(array.dtype, jax.numpy.floating) else array
-
-
-def _called(function: Callable[[Any, Any], Any], p: Any, x: Any) -> Any:
-    y = function(p, x)
-    y = y[0] if isinstance(y, tuple | list) else y
-    if y.ndim != 2 or len(y) != len(x):
-        raise ValueError(f"expected an output of shape ({len(x)}, o) of the candidate; got {tuple(y.shape)}")
-    return y
-
-
-def _own_jacobian(jax: Any, call: Callable[[Any], Any], y: Any, x: Any) -> dict[str, Any]:
-    (n, o), d = y.shape, x.shape[1]
-    if shared.small(n, o, d):
-        J = jax.jacrev(call)(x)  # (n, o, n, d)
-        return {"jacobian:reverse": jax.numpy.einsum("nond->nod", J), "jacobian:batch": J}
-    return {"jacobian:reverse": jax.numpy.stack([jax.jacrev(call)(x[i : i + 1])[0, :, 0] for i in range(n)])}

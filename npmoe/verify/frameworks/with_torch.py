@@ -17,7 +17,7 @@ from npmoe.model.layers import Linear, Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
 from npmoe.verify import frameworks as shared
 
-__all__ = ["NAME", "answers", "arithmetics", "balance_answers", "build", "candidate", "version"]
+__all__ = ["NAME", "answers", "arithmetics", "array_of", "balance_answers", "build", "pulled", "tensor_of", "version"]
 
 Array = np.ndarray
 
@@ -42,12 +42,13 @@ def arithmetics() -> tuple[str, ...]:
     return "float64", "float32", "bfloat16", "float16"
 
 
-def _tensor(torch: Any, array: Any, arithmetic: str) -> Any:
+def tensor_of(torch: Any, array: Any, arithmetic: str) -> Any:
+    """An array as a tensor."""
     # a copy of our own: PyTorch takes no negative strides, and warns of arrays that must not be written to
     return torch.from_numpy(np.array(array, order="C")).to(getattr(torch, arithmetic))
 
 
-def _numpy(torch: Any, tensor: Any) -> Array:
+def array_of(torch: Any, tensor: Any) -> Array:
     """A tensor as an array; NumPy has no bfloat16, and float32 holds every number of 16 bits exactly."""
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
@@ -174,7 +175,7 @@ def build(layer: Any, arithmetic: str = "float64") -> Any:
     with torch.device("meta"):  # no numbers are drawn, which would move the user's generator
         module = _module(torch, layer)
     leaves = dict(tree.named_leaves(layer))
-    state = {name: _tensor(torch, leaves[_leaf(name)], arithmetic) for name, _ in module.named_parameters()}
+    state = {name: tensor_of(torch, leaves[_leaf(name)], arithmetic) for name, _ in module.named_parameters()}
     module.load_state_dict(state, assign=True)
     return module
 
@@ -248,11 +249,11 @@ def answers(
     from torch.func import jacfwd, jacrev, vmap
 
     known_x, known_dy = shared.prepared(_here(), layer, x, dy, arithmetic)
-    w = _tensor(torch, shared.shares(weights, len(known_x)), arithmetic)  # (n,)
+    w = tensor_of(torch, shared.shares(weights, len(known_x)), arithmetic)  # (n,)
     module = build(layer, arithmetic)
     parameters = {_leaf(name): leaf for name, leaf in module.named_parameters()}
-    X, dY = (_tensor(torch, array, arithmetic) for array in (known_x, known_dy))
-    found = _pulled(torch, module, parameters, X, dY)
+    X, dY = (tensor_of(torch, array, arithmetic) for array in (known_x, known_dy))
+    found = pulled(torch, module, parameters, X, dY)
 
     p = {name: leaf.detach() for name, leaf in parameters.items()}
     token = partial(_token, torch, layer, p)
@@ -268,14 +269,14 @@ def answers(
         found["scores"], found["gates"] = vmap(gates)(X)
         found["expert_jacobian"] = vmap(jacrev(lambda t: gates(t)[1].detach() @ outputs(t)))(X)
         found["router_jacobian"] = vmap(jacrev(lambda t: gates(t)[1] @ outputs(t).detach()))(X)
-    return {name: _numpy(torch, tensor) for name, tensor in found.items()}
+    return {name: array_of(torch, tensor) for name, tensor in found.items()}
 
 
 def _here() -> Any:
     return shared.load(NAME)
 
 
-def _pulled(torch: Any, call: Callable[[Any], Any], parameters: Mapping[str, Any], x: Any, dy: Any) -> dict[str, Any]:
+def pulled(torch: Any, call: Callable[[Any], Any], parameters: Mapping[str, Any], x: Any, dy: Any) -> dict[str, Any]:
     """Output, and gradients of sum(dy * y) in x and the parameters by their names; zero where y does not depend."""
     x = x.detach().requires_grad_()
     y = call(x)
@@ -299,13 +300,13 @@ def balance_answers(balance: Balance, scores: Array, chosen: Array, arithmetic: 
     import torch
 
     shared.known(_here(), arithmetic)
-    s = _tensor(torch, check.shaped("scores", scores, ("n", "E")), arithmetic).requires_grad_()
-    w = _tensor(torch, shared.shares(balance.mask, len(s)), arithmetic)  # (n,)
+    s = tensor_of(torch, check.shaped("scores", scores, ("n", "E")), arithmetic).requires_grad_()
+    w = tensor_of(torch, shared.shares(balance.mask, len(s)), arithmetic)  # (n,)
     index = torch.from_numpy(np.array(chosen, np.int64))  # (n, k)
     loss = {"z": _z, "importance": _importance}.get(balance.kind, _product)
     value = balance.weight * loss(torch, balance, s, index, w)
     (ds,) = torch.autograd.grad(value, s)
-    return {"value": _numpy(torch, value), "scores": _numpy(torch, ds)}
+    return {"value": array_of(torch, value), "scores": array_of(torch, ds)}
 
 
 def _product(torch: Any, balance: Balance, s: Any, chosen: Any, w: Any) -> Any:
@@ -337,99 +338,3 @@ def _importance(torch: Any, balance: Balance, s: Any, chosen: Any, w: Any) -> An
 
 def _z(torch: Any, balance: Balance, s: Any, chosen: Any, w: Any) -> Any:
     return w @ torch.logsumexp(s, dim=-1) ** 2
-
-
-# ---- a module of the user's own ------------------------------------------------------------------------------------
-
-
-def candidate(
-    module: Any,
-    converted_read: Callable[[dict[str, Array]], Any] | None = None,
-    arithmetic: str | None = None,
-    *,
-    batched: bool = False,
-) -> Callable[..., dict[str, Array]]:
-    """Answers of an nn.Module that is not ours: a function of x (n, d) and, for gradients, dy (n, o).
-
-    Parameters
-    ----------
-    module : any nn.Module, also one whose Python follows the data; it is left as it is, its ``.grad`` too.
-    converted_read : its gradients, arrays by its own names of parameters, -> by ours (or a layer that holds them).
-    arithmetic : in which it is run; that of its parameters unless given.
-    batched : whether it wants (1, n, d). Of a tuple of outputs the first counts.
-
-    Returns
-    -------
-    ask : ``ask(x, dy=None)`` gives "output", "jacobian:reverse" and, where the batch is `small`, "jacobian:batch": one
-        backward pass for each token and output. A larger batch is asked token by token, which says nothing of what
-        other tokens do to it. With dy also "gradient" and the parameters' gradients.
-
-    Raises
-    ------
-    ModuleNotFoundError : where PyTorch is not installed.
-    TypeError, ValueError : if it is no nn.Module; when asked, if the output is not (n, o), does not depend on x in
-        autograd's eyes, or differs between two calls (dropout, noise).
-    """
-    import torch
-
-    if not isinstance(module, torch.nn.Module):
-        raise TypeError(f"expected an nn.Module; got {type(module).__name__}")
-    if arithmetic is not None:
-        shared.known(_here(), arithmetic)
-
-    def ask(x: Array, dy: Array | None = None) -> dict[str, Array]:
-        x = check.finite("x", check.shaped("x", x, ("n", "d"), "a candidate"))
-        floats = [tensor for tensor in module.parameters() if tensor.is_floating_point()]
-        dtype = getattr(torch, arithmetic or (str(floats[0].dtype).split(".")[-1] if floats else x.dtype.name))
-        device = floats[0].device if floats else torch.device("cpu")
-        # copies of parameters and buffers, all of them with gradients: the module and its flags stay as they are
-        moved = {n: (t.detach().to(dtype) if t.is_floating_point() else t.detach()) for n, t in _state(module)}
-        own = {n: moved[n].clone().requires_grad_() for n, t in module.named_parameters() if t.is_floating_point()}
-        call = partial(_called, torch, module, {**moved, **own}, batched)
-        X = _tensor(torch, x, str(dtype).split(".")[-1]).to(device).requires_grad_()
-        y = call(X)
-        _same_twice(torch, y, call(X))
-        found = _own_jacobian(torch, call, y, X)
-        found["output"] = _numpy(torch, y)
-        if dy is None:
-            return found
-        dY = _tensor(torch, check.shaped("dy", dy, tuple(y.shape), "this output"), str(dtype).split(".")[-1]).to(device)
-        pulled = {name: _numpy(torch, g) for name, g in _pulled(torch, call, own, X, dY).items()}
-        found["gradient"] = pulled["gradient"]
-        gradients = {name: pulled[name] for name in own}
-        return found | (gradients if converted_read is None else shared.leaves_of(converted_read(gradients)))
-
-    return ask
-
-
-def _state(module: Any) -> list[tuple[str, Any]]:
-    return [*module.named_parameters(), *module.named_buffers()]
-
-
-def _called(torch: Any, module: Any, state: Mapping[str, Any], batched: bool, x: Any) -> Any:
-    """Output (n, o) of a module with other parameters in the places of its own."""
-    y = torch.func.functional_call(module, dict(state), (x[None] if batched else x,))
-    y = y[0] if isinstance(y, tuple | list) else y
-    y = y[0] if batched and y.ndim == 3 else y
-    if y.ndim != 2 or len(y) != len(x):
-        raise ValueError(f"expected an output of shape ({len(x)}, o) of {type(module).__name__}; got {tuple(y.shape)}")
-    if not y.requires_grad:
-        raise ValueError(f"expected an output of {type(module).__name__} with a gradient; it is detached from x")
-    return y
-
-
-def _same_twice(torch: Any, y: Any, again: Any) -> None:
-    if not torch.equal(y.nan_to_num(), again.nan_to_num()):
-        off = float((y - again).detach().abs().max())
-        raise ValueError(f"expected the same output twice; got two that differ by {off:.3g}: is it in training mode?")
-
-
-def _own_jacobian(torch: Any, call: Callable[[Any], Any], y: Any, x: Any) -> dict[str, Array]:
-    """Row by row: vmap would not follow a module that reads its numbers."""
-    (n, o), d = y.shape, x.shape[1]
-    rows = torch.autograd.functional.jacobian
-    if shared.small(n, o, d):
-        J = _numpy(torch, rows(call, x.detach()))  # (n, o, n, d)
-        return {"jacobian:reverse": shared.own_rows(J), "jacobian:batch": J}
-    tokens = [rows(call, x.detach()[i : i + 1])[0, :, 0] for i in range(n)]  # (o, d) each
-    return {"jacobian:reverse": _numpy(torch, torch.stack(tokens))}
