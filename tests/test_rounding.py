@@ -218,3 +218,32 @@ def test_everything_of_a_wide_layer_agrees_and_a_millionth_does_not():
     dy = drawn(moe, x)
     assert compare(moe, lambda x, dy: everything(moe, x, dy), x, dy=dy).verdict == "agrees"
     assert compare(moe, lambda x: moe.jacobian(x) * (1 + 1e-6), x).verdict == "differs"
+
+
+def test_more_choices_than_are_tried_are_undecided_and_not_wrong():
+    """A router of zeros ties everything; a candidate that takes a set in the middle is right, and nobody can tell."""
+    rng = np.random.default_rng(0)
+    moe = replace(plain_moe(rng, 16, 4, 5, 8), router=np.zeros((16, 4)))
+    x = rng.standard_normal((3, 4))
+    odd = replace(moe, bias=np.where(np.arange(16) % 2, 1e-30, 0.0))  # takes every second expert
+    report = compare(moe, odd.jacobian, x)
+    assert report.undecided.all()
+    assert report.verdict == "undecided"
+
+
+def test_central_differences_are_allowed_their_error_in_every_derivative_in_x():
+    moe, x = moe_and_x(n=8)
+    h = 1e-4
+
+    def differences(x, dy):
+        sides = [(moe.forward(x + h * e)[0], moe.forward(x - h * e)[0]) for e in np.eye(x.shape[1])]
+        J = np.stack([(ahead - behind) / (2 * h) for ahead, behind in sides], axis=2)
+        router = J - moe.expert_jacobian(x)
+        return {
+            "jacobian": J,
+            "mean_jacobian": J.mean(0),
+            "router_jacobian": router,
+            "gradient": np.einsum("no,nod->nd", dy, J),
+        }
+
+    assert compare(moe, differences, x, dy=drawn(moe, x), step=h).verdict == "agrees"

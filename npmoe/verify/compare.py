@@ -377,8 +377,8 @@ def _misshapen(kind: str, got: tuple[int, ...], want: tuple[int, ...]) -> str:
     return f"expected {kind} of shape {want}{f', {axes}' if axes else ''}{also}; got {got}{turned}"
 
 
-#: Choices that are tried for all rows of an answer that lie on ties.
-_TRIES = 128
+#: Choices that are tried for all rows of an answer that lie on ties, times the experts that each costs.
+_TRIES = 3000
 
 #: For each row on a tie the choices, as sorted tuples of experts, that agree with every answer looked at so far.
 Choices = dict[int, set[tuple[int, ...]]]
@@ -403,7 +403,7 @@ def _row_by_row(
     """An answer whose rows are tokens: each row on a tie is held against every choice that rounding allows."""
     at_ties = Allowed(*(np.array(a) for a in allowed))
     rows = np.flatnonzero(ref.undecided).tolist()
-    most = max(3, min(MOST_CHOICES, _TRIES // len(rows)))
+    most = max(3, min(MOST_CHOICES, _TRIES // (len(rows) * len(ref.layer.experts))))
     for row in rows:
         agreeing: set[tuple[int, ...]] = set()
         for i, choice in enumerate(ref.choices(row, most)):
