@@ -375,7 +375,8 @@ def _words(battery: Battery) -> Iterator[str]:
             yield f"{name} was skipped, {battery.versions[name]}: pip install 'npmoe[verify]' has it"
     yield ""
     counts = {verdict: sum(e.verdict == verdict for e in battery.entries) for verdict in VERDICTS}
-    yield f"{len(battery.entries)} answers: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n)
+    tally = ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n)
+    yield f"{len(battery.entries)} answers{f': {tally}' if tally else ''}"
     yield f"{battery.verdict}: {VERDICTS[battery.verdict]}"
 
 

@@ -39,6 +39,7 @@ _ROUTING = ("router", "bias")
 _ALL = " there explains 100 % of the difference"
 _LOOSE = 1e-3  # of it; where a fault that has a name leaves more, changes are looked at too
 _EXPLAINED = 0.1  # of the squared difference, at most this share may be left
+_ROUGH = 1e-4  # eps beyond which limits are so wide that other maps may fit
 
 
 class Clue(NamedTuple):
@@ -82,7 +83,16 @@ def clues(refs: Mapping[str, Reference], parts: Sequence[Part], answers: Mapping
         seen = [_seen(refs[part.name], part, answers[part.name]) for part in judged]
         looks = _looks(seen, _named)
         looks = looks or [clue for part in wrong if (clue := _factor(refs[part.name], part, answers[part.name]))]
-        return found + (looks or _looks(seen, _changed))
+        looks = looks or _looks(seen, _changed)
+        if max(part.eps for part in wrong) > _ROUGH:
+            looks = [rough for clue in looks if (rough := _roughly(clue))]
+        return found + looks
+
+
+def _roughly(clue: Clue) -> Clue | None:
+    """A clue in half precision, whose limits many a map comes near: no sizes of changes, and a caveat."""
+    named = [words for words in clue.says.split(", or ") if "a relative change of" not in words]
+    return clue._replace(says=f"{', or '.join(named)} (as far as half precision can tell)") if named else None
 
 
 def _rows_of(array: Array, part: Part) -> Array:

@@ -274,5 +274,7 @@ class Rounding:
                 fall = fall / (q * np.exp(-a) + (q * np.exp(a)) @ others)
                 moved = q * np.maximum(rise, fall)
             sums = 2 * self.growth(E, plain=True) + 4 * self.u
+            if not self.usual:  # exp(s - logsumexp(s)) rounds the second, which is as large as the scores
+                sums = sums + self.u * np.abs(np.where(on, s.value, 0.0)).max(axis=-1, keepdims=True)
             moved = np.minimum(moved, 1.0)
             return self.stored(q, self.join(moved, sums * np.minimum(q + moved, 1.0)) * on)

@@ -44,8 +44,9 @@ def words(report: "Report") -> str:
     """The whole report: first what matters most."""
     n = len(report.margin)
     eps = ARITHMETICS[report.arithmetic].eps
+    computed = f"; {report.arithmetic}, eps = {eps:.3g}" if report.parts else ""
     lines = [f"{report.name}: {report.verdict}"]
-    lines.append(f"  {report.layer}; {n} token{'s' * (n != 1)}; {report.arithmetic}, eps = {eps:.3g}")
+    lines.append(f"  {report.layer}; {n} token{'s' * (n != 1)}{computed}")
     lines += [f"  ! {problem}" for problem in report.problems]
     lines += _clues(report, "looks like", "what it looks like")
     if judged := [part for part in report.parts if len(part.units)]:

@@ -127,9 +127,9 @@ def _gates(ag: Any, moe: MoE, p: Mapping[str, Any], x: Any) -> tuple[Any, Any]:
 def _kept(ag: Any, scores: Any, chosen: Array, renormalize: bool) -> Any:
     """Softmax over the chosen (n, k), or over all of which the chosen are kept; zero elsewhere, (n, E)."""
     on = (chosen[:, :, None] == np.arange(scores.shape[1])).any(axis=1)  # (n, E)
-    # far below, but finite: with -inf autograd's logsumexp has 0 times infinity
+    # far below, but finite: with -inf backward has 0 times infinity
     among = ag.np.where(on, scores, ag.getval(scores).min() - np.array(1e4, scores.dtype)) if renormalize else scores
-    return ag.np.exp(among - ag.logsumexp(among, axis=1, keepdims=True)) * on
+    return _softmax(ag, among) * on
 
 
 def _outputs(ag: Any, moe: MoE, p: Mapping[str, Any], x: Any) -> list[Any]:
@@ -225,7 +225,9 @@ def balance_answers(balance: Balance, scores: Array, chosen: Array, arithmetic: 
 
 
 def _softmax(ag: Any, s: Any) -> Any:
-    return ag.np.exp(s - ag.logsumexp(s, axis=1, keepdims=True))
+    # not exp(s - logsumexp(s)), which is rounded where scores are large
+    e = ag.np.exp(s - ag.getval(s).max(axis=1, keepdims=True))
+    return e / ag.np.sum(e, axis=1, keepdims=True)
 
 
 def _product(ag: Any, balance: Balance, s: Any, chosen: Array, w: Array) -> Any:
