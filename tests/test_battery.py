@@ -294,3 +294,14 @@ def test_the_batch_of_a_block_is_its_diagonal():
     J = np.arange(12.0).reshape(2, 3, 2)
     assert batch(J)[1, :, 1].tolist() == J[1].tolist()
     assert not batch(J)[0, :, 1].any()
+
+
+def test_without_mpmath_the_rest_goes_on(install, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(battery, "find_spec", lambda name: None)
+    install(fake())
+    assert main(["--arithmetic", "float64", "--output", str(tmp_path)]) == 0
+    assert "mpmath was skipped" in capsys.readouterr().out
+    data = json.loads((tmp_path / "verify.json").read_text())
+    assert data["exact"] == data["elementary"] == []
+    assert len(data["entries"]) > 100
+    assert (tmp_path / "verify.html").exists()

@@ -8,6 +8,7 @@ import json
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -200,7 +201,7 @@ def run(
         for arithmetic in (a for a in offered if a in wanted):
             steps += [("case", name, arithmetic, case) for case in cases]
             steps += [("loss", name, arithmetic, loss) for loss in LOSSES]
-    steps += [("exact", here, case) for case in oracles.handful() if exact]
+    steps += [("exact", here, case) for case in oracles.handful() if exact and _mpmath()]
     steps += [("second", case) for case in cases if _scalar_size(case) < 40_000]
     entries: list[Entry] = []
     against: list[Exact] = []
@@ -344,8 +345,13 @@ def _second(case: Any) -> Second:
     return Second(case.name, step, float(ratio.max()), int((~decided).any(axis=(1, 2)).sum()))
 
 
+def _mpmath() -> bool:
+    """Whether mpmath is installed; without it there is no exact answer, and the rest goes on."""
+    return find_spec("mpmath") is not None
+
+
 def _elementary() -> tuple[Any, ...]:
-    return tuple(oracles.elementary())
+    return tuple(oracles.elementary()) if _mpmath() else ()
 
 
 # ---- words ---------------------------------------------------------------------------------------------------------
@@ -370,6 +376,8 @@ def _words(battery: Battery) -> Iterator[str]:
     for text in battery.off:
         yield ""
         yield text
+    if not battery.elementary:
+        yield "mpmath was skipped, missing: pip install 'npmoe[verify]' has it; nothing was held against exact numbers"
     for name in battery.asked:
         if battery.versions[name].startswith(("missing", "broken")):
             yield f"{name} was skipped, {battery.versions[name]}: pip install 'npmoe[verify]' has it"
