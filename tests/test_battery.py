@@ -192,7 +192,7 @@ def test_a_difference_is_exit_status_1_and_doubt_only_if_strict(install, tmp_pat
         (["--only", "topp"], "expected names of cases among gelu"),
         (["--framework", "torch", "--arithmetic", "float8"], "expected an arithmetic among float64"),
         (["check", "nowhere"], "nowhere"),
-        (["released", "mixtrel"], ""),
+        (["released", "mixtrel"], "expected families among mixtral"),
     ],
 )
 def test_a_wrong_call_is_exit_status_2_and_says_what_was_expected(call, words, capsys, tmp_path, monkeypatch):

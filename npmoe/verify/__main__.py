@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from npmoe.verify.files import write_json
 from npmoe.verify.frameworks import FRAMEWORKS
 from npmoe.verify.rounding import ARITHMETICS
 
@@ -104,7 +105,7 @@ def _battery(args: argparse.Namespace) -> int:
     exact = args.only is None
     found = battery.run(names, battery_cases(args.only), arithmetics=args.arithmetic, exact=exact, progress=_progress)
     data = found.json() | {"command": _call(args)}
-    battery.write(data, args.output / "verify.json")
+    write_json(args.output / "verify.json", data)
     page = write_battery(data, args.output)
     print(found)
     _say(f"{page} ({time.monotonic() - start:.0f} s)")
@@ -150,12 +151,12 @@ def _dump(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from npmoe.verify import battery, golden
+    from npmoe.verify import golden
 
     checked = golden.check(args.folder, args.answers, arithmetic=args.arithmetic, only=args.only)
     print(checked)
     if args.json:
-        battery.write(checked.json(), args.json)
+        write_json(args.json, checked.json())
     return {"agrees": DONE, "undecided": DONE, "doubtful": FAILED if args.strict else DONE}.get(checked.verdict, FAILED)
 
 

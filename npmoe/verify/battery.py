@@ -4,12 +4,10 @@ An entry is one answer of one framework in one arithmetic on one case. Errors ar
 times the largest entry of their row.
 """
 
-import json
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +24,7 @@ from npmoe.verify.reference import kind_of
 from npmoe.verify.rounding import ARITHMETICS
 from npmoe.verify.text import number, table
 
-__all__ = ["GROUPS", "Battery", "Entry", "run", "write"]
+__all__ = ["GROUPS", "Battery", "Entry", "run"]
 
 Array = np.ndarray
 
@@ -138,18 +136,6 @@ class Battery:
             "elementary": [_safe(row) for row in self.elementary],
             "off": list(self.off),
         }
-
-
-def write(data: dict[str, Any], path: Path) -> Path:
-    """Plain data into a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.tmp")
-    try:
-        half.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
-    return path
 
 
 def _safe(row: Any) -> dict[str, Any]:

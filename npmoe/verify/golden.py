@@ -26,6 +26,7 @@ from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.moe import MoE
 from npmoe.verify.cases import Case, cases, named
 from npmoe.verify.compare import Report, compare_answers
+from npmoe.verify.files import write
 from npmoe.verify.judge import worst
 from npmoe.verify.reference import kind_of, reference, shapes
 from npmoe.verify.rounding import ARITHMETICS
@@ -93,9 +94,9 @@ def dump(folder: str | os.PathLike[str], *, raw: bool = False, only: Sequence[st
         texts["cases.txt"] = "".join(f"{entry['name']}\n" for entry in entries).encode()
     manifest = {"format": FORMAT, "schema": SCHEMA, "npmoe": npmoe.__version__, "raw": raw, "cases": entries}
     # first: a dump that is broken off is known for one, and what is missing has a name
-    _write(folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+    write(folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
     for file, content in texts.items():
-        _write(folder / file, content)
+        write(folder / file, content)
     if raw:
         for entry in entries:  # a place to write to, so that a C program need not make folders
             (folder / "answers" / entry["name"]).mkdir(parents=True, exist_ok=True)
@@ -214,17 +215,6 @@ def _facts(case: Case) -> dict[str, Any]:
 def _sizes(facts: Mapping[str, Any]) -> str:
     """One key and value a line, in a fixed order: for fscanf."""
     return "".join(f"{key} {int(value) if isinstance(value, bool) else value}\n" for key, value in facts.items())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.tmp")
-    try:
-        half.write_bytes(content)
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
 
 
 # ---- check ---------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import npmoe
+from npmoe.verify.files import write_json
 from npmoe.verify.released import FAMILIES, Finding
 
 K = TypeVar("K", bound=Hashable)
@@ -69,14 +70,7 @@ def write(found: Sequence[Finding], path: Path) -> Path:
         raise ValueError(f"expected findings in one version; got {', '.join(versions) or 'none'}")
     data = {"format": FORMAT, "schema": SCHEMA, "npmoe": npmoe.__version__, "torch": _torch()}
     data |= {"transformers": versions[0], "findings": [_plain(f) for f in found]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.tmp")
-    try:
-        half.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
-    return path
+    return write_json(path, data)
 
 
 def _torch() -> str:
