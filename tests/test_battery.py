@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from test_balance import FORMS
 from test_verify import as_float32, batch, everything
 
+from npmoe.battery import frameworks, oracles
+from npmoe.battery import table as battery
+from npmoe.battery.__main__ import main
+from npmoe.battery.cases import battery_cases, cases
 from npmoe.calculus import tree
 from npmoe.model.balance import Balance
 from npmoe.model.moe import MoE
 from npmoe.model.routing import top_k
-from npmoe.verify import battery, compare_balance, frameworks, oracles
-from npmoe.verify.__main__ import main
-from npmoe.verify.cases import battery_cases, cases
+from npmoe.verify import compare_balance
 
 pytestmark = pytest.mark.underflow  # saturated cases, as users meet them
 
@@ -60,7 +62,7 @@ def install(monkeypatch):
     def put(module):
         monkeypatch.setattr(frameworks, "FRAMEWORKS", {"fake": "nowhere"})
         monkeypatch.setattr(frameworks, "load", lambda name: {"fake": module}[name])
-        monkeypatch.setattr("npmoe.verify.__main__.FRAMEWORKS", {"fake": "nowhere"})
+        monkeypatch.setattr("npmoe.battery.__main__.FRAMEWORKS", {"fake": "nowhere"})
 
     return put
 

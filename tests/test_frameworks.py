@@ -9,11 +9,12 @@ import pytest
 from cases import BY_NAME, close
 
 from npmoe import GeluExpert, MoE, verify
+from npmoe.battery import frameworks
 from npmoe.calculus import tree
 from npmoe.model.balance import Balance
 from npmoe.model.routing import top_k
-from npmoe.verify import compare, frameworks, from_jax, from_torch
-from npmoe.verify.frameworks import ask_jax, ask_torch, asking
+from npmoe.verify import compare, from_jax, from_torch
+from npmoe.verify.ask import ask_jax, ask_torch, asking
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),  # torch.func itself loads such scripts

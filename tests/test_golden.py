@@ -21,10 +21,10 @@ import numpy as np
 import pytest
 
 from npmoe import GeluExpert, MoE, SwigluExpert
+from npmoe.battery import golden
+from npmoe.battery.cases import cases
+from npmoe.battery.golden import check, dump
 from npmoe.calculus import tree
-from npmoe.verify import golden
-from npmoe.verify.cases import cases
-from npmoe.verify.golden import check, dump
 from npmoe.verify.rounding import ARITHMETICS
 
 ROOT = Path(__file__).parent.parent
@@ -151,7 +151,7 @@ def test_files_hold_plain_little_endian_numbers_and_the_manifest_tells_them(fold
         assert list(sizes) == list(entry["layer"])
         assert int(sizes["n"]) == entry["layer"]["n"]
     assert (folder / "cases.txt").read_text().split() == [entry["name"] for entry in manifest["cases"]]
-    assert (folder / "FORMAT.md").read_text() == (ROOT / "npmoe" / "verify" / "FORMAT.md").read_text()
+    assert (folder / "FORMAT.md").read_text() == (ROOT / "npmoe" / "battery" / "FORMAT.md").read_text()
 
 
 def test_the_words_on_the_format_name_every_key(folder):

@@ -22,8 +22,11 @@ ROOMS = {
     "ledger": {"calculus"},
     "sweep": {"calculus"},
     "report": {"calculus", "ledger"},
-    "reproduce": EVERYTHING | {""},
-    "verify": EVERYTHING | {""},
+    "files": set(),
+    "convert": {"calculus", "model"},
+    "reproduce": EVERYTHING | {"", "files"},
+    "verify": EVERYTHING | {"", "convert", "battery", "files"},
+    "battery": EVERYTHING | {"", "convert", "verify", "files"},
     "checkpoint": EVERYTHING | {""},
     "testing": EVERYTHING | {"", "verify"},
     "": {"model", "probe"},
@@ -33,11 +36,12 @@ ROOMS = {
 CORE = {"numpy", "scipy"}
 AT_THE_TOP = {"ledger": CORE, "sweep": {"numpy", "threadpoolctl", "tqdm"}, "report": {"numpy", "jinja2"}}
 AT_THE_TOP |= {"calculus": {*CORE, "threadpoolctl"}}
-AT_THE_TOP |= {"reproduce": {*CORE, "tqdm", "threadpoolctl"}, "verify": {*CORE, "tqdm"}}
+AT_THE_TOP |= {"reproduce": {*CORE, "tqdm", "threadpoolctl"}, "verify": {*CORE, "tqdm"}, "battery": {*CORE, "tqdm"}}
 AT_THE_TOP |= {"checkpoint": CORE, "testing": CORE}
 INSIDE = {"sweep": {"distributed"}, "report": {"matplotlib"}}
 INSIDE |= {
     "verify": {"torch", "jax", "autograd", "mpmath", "transformers", "safetensors"},
+    "battery": {"torch", "jax", "autograd", "mpmath", "transformers", "safetensors"},
     "checkpoint": {"transformers", "safetensors"},
 }
 INSIDE |= {"testing": {"torch", "jax", "pytest"}}

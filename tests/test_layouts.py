@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 import npmoe
 from npmoe.calculus.tree import leaves, named_leaves
+from npmoe.convert.layouts import LAYOUTS, from_jax, from_torch, to_jax, to_torch
+from npmoe.convert.matching import parsed_layout
+from npmoe.convert.places import Want, parse, shape_of
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.moe import MoE
-from npmoe.verify.layouts import LAYOUTS, from_jax, from_torch, to_jax, to_torch
-from npmoe.verify.matching import parsed_layout
-from npmoe.verify.places import Want, parse, shape_of
 
 # Weights are copied, never computed: every comparison of them is to the bit. Outputs of two implementations agree to a
 # few eps of float64 times the number of terms in a sum.
@@ -499,9 +499,9 @@ def test_like_keeps_what_no_place_names_and_is_not_written_to(rng):
 
 
 def test_no_framework_is_loaded_by_the_module():
-    assert "npmoe.verify.layouts" in sys.modules
+    assert "npmoe.convert.layouts" in sys.modules
     for name in ("layouts", "matching", "places", "tensors", "coverage"):
-        assert not {"torch", "jax"} & set(vars(sys.modules[f"npmoe.verify.{name}"]))
+        assert not {"torch", "jax"} & set(vars(sys.modules[f"npmoe.convert.{name}"]))
 
 
 # Errors: each was read once

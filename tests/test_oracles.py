@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npmoe import GeluExpert, Linear, MoE, RMSNorm, Stack
+from npmoe.battery import oracles
+from npmoe.battery.oracles import Exact, complex_step, handful, jacobian, output, richardson, room, ulps
 from npmoe.calculus import scalar, tree
 from npmoe.model.balance import Balance
-from npmoe.verify import oracles
-from npmoe.verify.oracles import Exact, complex_step, handful, jacobian, output, richardson, room, ulps
 
 # The complex step rounds as the forward program does: 12 eps of the largest element at most over the cases, 2.7e-15.
 STEP = 1e-13

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from cases import close
 
+from npmoe.battery import released
+from npmoe.battery.__main__ import main
 from npmoe.calculus.scalar import softmax
 from npmoe.model.balance import Balance, conventions, pooled
 from npmoe.model.init import swiglu_moe
 from npmoe.model.routing import route, top_k
-from npmoe.verify import released
-from npmoe.verify.__main__ import main
 
 # ---- without transformers ------------------------------------------------------------------------------------------
 

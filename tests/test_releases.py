@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from npmoe.verify import released, releases
-from npmoe.verify.__main__ import main
+from npmoe.battery import released, releases
+from npmoe.battery.__main__ import main
 
 ERROR = 2.0**-22  # 2 eps of float32
 
@@ -233,9 +233,9 @@ def test_a_file_that_is_not_there_is_named(capsys, tmp_path):
 def test_neither_help_nor_reading_loads_scipy_or_pages(planted):
     """They take longer than the command itself."""
     call = (
-        "import sys; from npmoe.verify.__main__ import main\n"
+        "import sys; from npmoe.battery.__main__ import main\n"
         "assert main(['released', '--read', *sys.argv[1:]]) == 1\n"
-        "loaded = {'scipy', 'matplotlib', 'jinja2', 'npmoe.report', 'npmoe.verify.golden'} & set(sys.modules)\n"
+        "loaded = {'scipy', 'matplotlib', 'jinja2', 'npmoe.report', 'npmoe.battery.golden'} & set(sys.modules)\n"
         "assert not loaded, loaded"
     )
     done = subprocess.run([sys.executable, "-c", call, *map(str, planted)], capture_output=True, text=True, check=False)

@@ -47,7 +47,7 @@ def entry(framework: str, arithmetic: str, index: int, **fields: Any) -> dict[st
 
 
 def battery() -> dict[str, Any]:
-    """Of the shape that npmoe.verify.battery writes: 30 answers, one doubtful, one wrong, one on ties, one missing."""
+    """Of the shape that npmoe.battery.table writes: 30 answers, one doubtful, one wrong, one on ties, one missing."""
     columns = [("torch", "float64"), ("torch", "bfloat16"), ("jax", "float64"), ("jax", "float32"), ("jax", "bfloat16")]
     entries = [entry(*column, index) for column in columns for index in range(len(ANSWERS))]
     entries[2] |= {"verdict": "doubtful", "units": 26.0, "usual": 16.0, "ratio": 1.6250}

@@ -52,7 +52,7 @@ def write_battery(data: dict[str, Any] | Path, output: Path) -> Path:
 
     Parameters
     ----------
-    data : what `npmoe.verify.battery.Battery.json` gives, or the path of a file that holds it. It may also have
+    data : what `npmoe.battery.table.Battery.json` gives, or the path of a file that holds it. It may also have
         "command", the call that repeats it.
     output : folder, made if it is not there.
 

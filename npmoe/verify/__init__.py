@@ -6,9 +6,9 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from npmoe.convert.layouts import Converted, Coverage, from_jax, from_torch, to_jax, to_torch
 from npmoe.verify.balances import compare_balance
 from npmoe.verify.compare import Report, compare, compare_answers
-from npmoe.verify.layouts import Converted, Coverage, from_jax, from_torch, to_jax, to_torch
 
 __all__ = ["Converted", "Coverage", "Report", "ask_jax", "ask_torch", "compare", "compare_answers", "compare_balance"]
 __all__ += ["from_jax", "from_torch", "to_jax", "to_torch"]
@@ -48,7 +48,7 @@ def ask_torch(
     ModuleNotFoundError : where PyTorch is not installed.
     TypeError, ValueError : if it is no nn.Module, `converted` not what `from_torch` returns, or no such answer known.
     """
-    from npmoe.verify.frameworks import ask_torch
+    from npmoe.verify.ask import ask_torch
 
     return ask_torch.candidate(module, converted, arithmetic, batched=batched, answers=answers)
 
@@ -80,6 +80,6 @@ def ask_jax(
     ModuleNotFoundError : where JAX is not installed.
     TypeError, ValueError : if `converted` is not what `from_jax` returns, or no such answer or arithmetic known.
     """
-    from npmoe.verify.frameworks import ask_jax
+    from npmoe.verify.ask import ask_jax
 
     return ask_jax.candidate(function, parameters, converted, arithmetic, answers=answers)

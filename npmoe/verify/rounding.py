@@ -17,8 +17,8 @@ __all__ = ["ARITHMETICS", "Arithmetic", "Rounded", "Rounding"]
 
 Array = np.ndarray
 
-#: Units of u that an elementary function (exp, erf, tanh, logistic, root) and the few operations around it may cost, at
-#: worst and as a rule. `npmoe.verify.oracles.elementary` measures ours; libraries state 1 to 4 units in the last place.
+#: Units of u that an elementary function (exp, erf, tanh, logistic, root) and the few operations around it may cost,
+#: at worst and as a rule. `npmoe.battery.oracles.elementary` measures ours; libraries state 1 to 4 ulp.
 ELEMENTARY = 8.0, 2.0
 
 _C, _B = (2 / np.pi) ** 0.5, 0.044715  # of the tanh approximation of GELU

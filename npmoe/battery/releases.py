@@ -1,7 +1,7 @@
 """Findings in several releases of `transformers`: each in a file, and what the files say together.
 
 A file is JSON: {"format", "schema", "npmoe", "torch", "transformers", "findings": [...]}, a finding with the names of
-`npmoe.verify.released.Finding`. Numbers that are not finite are written as words.
+`npmoe.battery.released.Finding`. Numbers that are not finite are written as words.
 """
 
 import json
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import npmoe
-from npmoe.verify.files import write_json
-from npmoe.verify.released import FAMILIES, Finding
+from npmoe.battery.released import FAMILIES, Finding
+from npmoe.files import write_json
 
 K = TypeVar("K", bound=Hashable)
 
@@ -49,7 +49,7 @@ def write(found: Sequence[Finding], path: Path) -> Path:
 
     Parameters
     ----------
-    found : of one version, as `npmoe.verify.released.findings` gives them.
+    found : of one version, as `npmoe.battery.released.findings` gives them.
     path : of the file; its folder is made.
 
     Raises
@@ -59,7 +59,7 @@ def write(found: Sequence[Finding], path: Path) -> Path:
     Examples
     --------
     >>> from tempfile import TemporaryDirectory
-    >>> from npmoe.verify.released import finding
+    >>> from npmoe.battery.released import finding
     >>> with TemporaryDirectory() as folder:
     ...     (scan,) = read([write([finding("output", "mixtral", "5.0.0", 1.0, 1.0)], Path(folder, "5.0.0.json"))])
     >>> scan.version, scan.findings[0].verdict

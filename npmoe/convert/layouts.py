@@ -1,6 +1,6 @@
 """Layouts: which weights of a foreign model are which of ours, as data that is read both ways.
 
-A layout maps names of our leaves to places in their tensors (`npmoe.verify.places`), as in `LAYOUTS`. `from_torch` and
+A layout maps names of our leaves to places in their tensors (`npmoe.convert.places`), as in `LAYOUTS`. `from_torch` and
 `from_jax` read along it into a layer and say what of the model they read; `to_torch` and `to_jax` write along it. No
 framework is imported: a tensor is whatever has a shape and a dtype.
 
@@ -29,10 +29,8 @@ import numpy as np
 
 from npmoe.calculus import check
 from npmoe.calculus.tree import named_leaves
-from npmoe.model.expert import GeluExpert, SwigluExpert
-from npmoe.model.moe import MoE
-from npmoe.verify.coverage import Coverage, Unused, coverage_of, unread
-from npmoe.verify.matching import (
+from npmoe.convert.coverage import Coverage, Unused, coverage_of, unread
+from npmoe.convert.matching import (
     LAYOUTS,
     LEAVES,
     Layout,
@@ -45,8 +43,8 @@ from npmoe.verify.matching import (
     parsed_layout,
     rows_of,
 )
-from npmoe.verify.places import Place, Want, shape_of
-from npmoe.verify.tensors import (
+from npmoe.convert.places import Place, Want, shape_of
+from npmoe.convert.tensors import (
     array_of,
     by_plain_names,
     cast,
@@ -60,6 +58,8 @@ from npmoe.verify.tensors import (
     under,
     with_params,
 )
+from npmoe.model.expert import GeluExpert, SwigluExpert
+from npmoe.model.moe import MoE
 
 __all__ = ["LAYOUTS", "Converted", "Coverage", "Row", "Unused", "from_jax", "from_torch", "to_jax", "to_torch"]
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from npmoe.battery import frameworks as shared
 from npmoe.calculus import check, tree
 from npmoe.model.balance import Balance
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.layers import Linear, Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
-from npmoe.verify import frameworks as shared
 
 __all__ = ["NAME", "answers", "arithmetics", "balance_answers", "version"]
 
@@ -158,7 +158,7 @@ def answers(
 
     Returns
     -------
-    answers : arrays by the names in `npmoe.verify.frameworks`.
+    answers : arrays by the names in `npmoe.battery.frameworks`.
 
     Raises
     ------

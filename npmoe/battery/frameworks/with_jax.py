@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from npmoe.battery import frameworks as shared
 from npmoe.calculus import check, tree
 from npmoe.model.balance import Balance
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.layers import Linear, Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
-from npmoe.verify import frameworks as shared
 
 __all__ = ["NAME", "answers", "arithmetics", "array_of", "balance_answers", "settings", "version"]
 
@@ -139,7 +139,7 @@ def answers(
 
     Returns
     -------
-    answers : arrays by the names in `npmoe.verify.frameworks`; those of 16 bits come as float32.
+    answers : arrays by the names in `npmoe.battery.frameworks`; those of 16 bits come as float32.
 
     Raises
     ------

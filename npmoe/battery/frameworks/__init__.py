@@ -34,7 +34,7 @@ __all__ += ["prepared", "shares", "small"]
 Array = np.ndarray
 
 #: Where each framework's models are; nothing of it is imported until it is asked for.
-FRAMEWORKS = {name: f"npmoe.verify.frameworks.with_{name}" for name in ("torch", "jax", "autograd")}
+FRAMEWORKS = {name: f"npmoe.battery.frameworks.with_{name}" for name in ("torch", "jax", "autograd")}
 
 SMALL = 10**6  # elements of a batch's Jacobian, most of which are zeros: 8 MB in float64
 

@@ -10,8 +10,8 @@ from itertools import combinations, permutations, product
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from npmoe.verify.places import Place, parse
-from npmoe.verify.tensors import FLOATS, dtype_name
+from npmoe.convert.places import Place, parse
+from npmoe.convert.tensors import FLOATS, dtype_name
 
 __all__ = [
     "LAYOUTS",

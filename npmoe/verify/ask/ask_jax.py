@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from npmoe.battery import frameworks as shared
+from npmoe.battery.frameworks import Answers, with_jax
 from npmoe.calculus import check
-from npmoe.verify import frameworks as shared
+from npmoe.verify.ask import asking
 from npmoe.verify.compare import Typed
-from npmoe.verify.frameworks import Answers, asking, with_jax
 
 __all__ = ["candidate"]
 
@@ -40,7 +41,7 @@ def candidate(
 
     Returns
     -------
-    ask : ``ask(x, dy=None)`` gives `npmoe.verify.frameworks.Answers`, each `npmoe.verify.compare.Typed`: an array, and
+    ask : ``ask(x, dy=None)`` gives `npmoe.battery.frameworks.Answers`, each `npmoe.verify.compare.Typed`: an array, and
         the roughest arithmetic on the way to it. They are "output", "jacobian:reverse" and, where the batch is `small`,
         "jacobian:batch"; with dy also "gradient" and the parameters' gradients. In a larger batch one pull gives a row
         of every token's Jacobian, once pulls of halves of the batch have shown that no token feels another; where one

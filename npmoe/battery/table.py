@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import npmoe
+from npmoe.battery import frameworks, oracles
 from npmoe.calculus import tree
 from npmoe.model.balance import Balance
 from npmoe.model.routing import top_k
-from npmoe.verify import frameworks, oracles
 from npmoe.verify.balances import compare_balance
 from npmoe.verify.compare import Missing, Report, compare_answers
 from npmoe.verify.judge import VERDICTS, worst
@@ -159,8 +159,8 @@ def run(
 
     Parameters
     ----------
-    names : frameworks, among `npmoe.verify.frameworks.FRAMEWORKS`; one that is not installed is left out by name.
-    cases : with name, layer, x and dy, as `npmoe.verify.cases` has them.
+    names : frameworks, among `npmoe.battery.frameworks.FRAMEWORKS`; one that is not installed is left out by name.
+    cases : with name, layer, x and dy, as `npmoe.battery.cases` has them.
     arithmetics : which ones; float64, float32 and bfloat16 unless given, of those that a framework has.
     exact : whether to hold everybody against mpmath as well, on small cases of its own.
     progress : wraps the list of steps.

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npmoe.verify.matching import Layout, Parsed, Row
+from npmoe.convert.matching import Layout, Parsed, Row
 
 __all__ = ["Coverage", "Unused", "coverage_of", "unread"]
 

@@ -1,0 +1,1 @@
+"""Other people's weights as our layers, and back."""

@@ -1,0 +1,1 @@
+"""What `ask_torch` and `ask_jax` share with each other."""
