@@ -41,6 +41,7 @@ Arrays = dict[str, np.ndarray]
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 FORMAT = {"format": 1}
+UNDER_WAY = 256  # runs that are handed to an executor at a time, with what they read
 OURS = re.compile(r"\.lock|(format\.json|[0-9a-f]{16}\.npz)(\.tmp)?")
 
 
@@ -51,32 +52,85 @@ class SweepError(RuntimeError):
 # What a run is called
 
 
-def source_hash(*paths: Path) -> str:
-    """Hash what Python source means: any change of code changes it, a reworded comment or docstring does not.
+def reached(*files: Path) -> tuple[Path, ...]:
+    """The files, and all of their own package that they import, followed to the end: what their results depend on.
 
-    Parameters
-    ----------
-    *paths : Path
-        Files, or folders with all ``*.py`` below. Neither their order nor where the package lies matters. Another
-        version of Python may read the same source as another tree, and so give another hash.
+    Import statements count wherever they stand, also inside a function; what `importlib` loads by name does not. Of
+    ``from a.b import c`` that is the module ``a.b.c``, or ``a.b`` where c is a name in it. A package on the way
+    (``a/__init__.py``) is passed through, not read: what it gathers for others is nothing to the module below it.
 
     Raises
     ------
     ValueError
-        Where there is no Python source at all; a file that is missing or cannot be parsed raises its own error.
+        Without files; a file that is missing or cannot be parsed raises its own error.
     """
-    files = {file.resolve() for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])}
     if not files:
-        raise ValueError(f"expected Python files, or folders that hold some; got {', '.join(map(str, paths))}")
-    return hashlib.sha256(json.dumps(sorted((_name(f), _meaning(f)) for f in files)).encode()).hexdigest()
+        raise ValueError("expected Python files; got none")
+    todo, found = [file.resolve() for file in files], set()
+    while todo:
+        file = todo.pop()
+        if file not in found:
+            found.add(file)
+            todo += _imported(file)
+    return tuple(sorted(found))
+
+
+def _imported(file: Path) -> Iterator[Path]:
+    """The files of its own package that a file names in its import statements."""
+    root = _root(file)
+    here = file.relative_to(root).with_suffix("").parts[:-1]  # the package that relative imports start from
+    for node in ast.walk(ast.parse(file.read_bytes(), filename=str(file))):
+        names: list[tuple[str, ...]] = []
+        if isinstance(node, ast.Import):
+            names = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level + 1] if node.level else ()
+            base += tuple(node.module.split(".")) if node.module else ()
+            names = [(*base, alias.name) for alias in node.names]
+        for name in names:
+            module = _module(root, name) or _module(root, name[:-1])
+            if module:
+                yield module
+
+
+def _module(root: Path, name: tuple[str, ...]) -> Path | None:
+    """The file of a module, or of a package its __init__, below the folder that holds the package; None elsewhere."""
+    path = root.joinpath(*name)
+    candidates = (path.with_suffix(".py"), path / "__init__.py") if name else ()
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def source_hash(*files: Path) -> str:
+    """Hash what Python source means: any change of code changes it, a reworded comment or docstring does not.
+
+    Parameters
+    ----------
+    *files : Path
+        Neither their order nor where the package lies matters. Another version of Python may read the same source as
+        another tree, and so give another hash.
+
+    Raises
+    ------
+    ValueError
+        Without files; a file that is missing or cannot be parsed raises its own error.
+    """
+    if not files:
+        raise ValueError("expected Python files; got none")
+    named = {(_name(file), _meaning(file)) for file in map(Path.resolve, files)}
+    return hashlib.sha256(json.dumps(sorted(named)).encode()).hexdigest()
+
+
+def _root(file: Path) -> Path:
+    """The folder that holds the outermost package of a file."""
+    root = file.parent
+    while (root / "__init__.py").exists():
+        root = root.parent
+    return root
 
 
 def _name(file: Path) -> str:
     """``npmoe/model/moe.py``, wherever the package lies."""
-    root = file.parent
-    while (root / "__init__.py").exists():
-        root = root.parent
-    return file.relative_to(root).as_posix()
+    return file.relative_to(_root(file)).as_posix()
 
 
 def _meaning(file: Path) -> str:
@@ -116,10 +170,10 @@ def _fields(value: Any) -> dict[str, Any]:
 # One run
 
 
-def _run(compute: Callable[[C], Arrays], config: C) -> Arrays:
+def _run(compute: Callable[..., Arrays], config: C, *read: dict[C, Arrays]) -> Arrays:
     """Compute one run under one BLAS thread, wherever it is."""
     with threadpool_limits(1):
-        return _checked(compute(config))
+        return _checked(compute(config, *read))
 
 
 def _checked(result: Any) -> Arrays:
@@ -136,13 +190,31 @@ def _checked(result: Any) -> Arrays:
 
 
 def _finished(
-    executor: cf.Executor | None, compute: Callable[[C], Arrays], configs: list[C], label: Callable[[C], str]
+    pool: cf.Executor | None,
+    compute: Callable[..., Arrays],
+    missing: Iterable[C],
+    ready: Callable[[C], bool],
+    read: Callable[[C], tuple[dict[C, Arrays], ...]],
+    label: Callable[[C], str],
 ) -> Generator[tuple[C, Arrays], None, None]:
-    """Yield each run as it finishes. Where one fails, those not begun are cancelled and those at work still come."""
-    if executor is None:
-        for config in configs:
+    """Yield each run as it finishes; one that reads others begins when they are `ready`, with what `read` gives it.
+
+    Where one fails, those not begun are cancelled and those at work still come.
+    """
+    waiting = dict.fromkeys(missing)
+
+    def begin(most: int) -> list[C]:
+        """The next runs, in order; those that read others as they were written, a few at a time."""
+        found = [config for config in waiting if ready(config)][:most]
+        for config in found:
+            del waiting[config]
+        return found
+
+    if pool is None:
+        while waiting:
+            (config,) = begin(1)
             try:
-                arrays = _run(compute, config)
+                arrays = _run(compute, config, *read(config))
             except Exception as error:
                 error.add_note(f"in the run of {label(config)}")
                 raise
@@ -151,14 +223,18 @@ def _finished(
     futures: dict[cf.Future[Arrays], C] = {}
     failure: BaseException | None = None
     try:
-        with _no_sigint():
-            futures.update((executor.submit(_run, compute, config), config) for config in configs)
-        while futures:
+        while futures or (waiting and failure is None):
+            if failure is None:
+                with _no_sigint():
+                    for config in begin(UNDER_WAY - len(futures)):
+                        futures[pool.submit(_run, compute, config, *read(config))] = config
             for future in cf.as_completed(futures):
                 config = futures.pop(future)  # popped, so that no result lives longer than it takes to write it
                 raised = cf.CancelledError("cancelled by its executor") if future.cancelled() else future.exception()
                 if raised is None:
                     yield config, future.result()
+                    if waiting:
+                        break  # something may have become ready
                 elif failure is None:
                     failure = raised
                     failure.add_note(f"in the run of {label(config)}")
@@ -273,12 +349,47 @@ def _check_format(folder: Path) -> None:
 # All of it
 
 
+def in_stages(configs: Iterable[C], reads: Callable[[C], Iterable[C]]) -> list[C]:
+    """The configs and all that they read, each once: first those that read nothing, then those that read these, and on.
+
+    Raises
+    ------
+    ValueError
+        Where a run would have to be there before itself.
+
+    Examples
+    --------
+    >>> in_stages([3, 1, 0], lambda n: [n - 1] if n else [])
+    [0, 1, 2, 3]
+    """
+    stage: dict[C, int] = {}
+
+    def place(config: C, above: tuple[C, ...] = ()) -> int:
+        if config in above:
+            raise ValueError(
+                f"expected runs that read others than themselves; got {config!r}, which comes to read itself"
+            )
+        if config not in stage:
+            found = [place(other, (*above, config)) for other in reads(config)]
+            stage[config] = 1 + max(found, default=-1)
+        return stage[config]
+
+    for config in configs:
+        place(config)
+    return sorted(stage, key=stage.__getitem__)  # stable: in the order asked for within a stage
+
+
+def _nothing(config: Any) -> tuple[()]:
+    return ()
+
+
 def sweep(
     configs: Iterable[C],
-    compute: Callable[[C], Arrays],
+    compute: Callable[..., Arrays],
     folder: Path,
     *,
-    source: str,
+    source: str | Callable[[C], str],
+    reads: Callable[[C], Iterable[C]] = _nothing,
     executor: cf.Executor | None = None,
     fresh: bool = False,
     progress: bool | None = None,
@@ -286,16 +397,23 @@ def sweep(
 ) -> dict[C, Arrays]:
     """Compute the runs that are not in the folder yet, save each as it finishes, and return all that were asked for.
 
+    A run may read other runs, which are then computed first, in the same sweep: two runs that need one trained model
+    both read the run that trains it.
+
     Parameters
     ----------
     configs : iterable of frozen dataclasses
         The runs; one asked for twice runs once.
     compute : callable
-        ``compute(config)`` returns a dict of arrays; for processes and clusters it must be picklable.
+        ``compute(config)`` returns a dict of arrays; for processes and clusters it must be picklable. Of a run that
+        reads others it is ``compute(config, {other: its arrays})``.
     folder : Path
         Where the runs are, one ``{run_id}.npz`` each.
-    source : str
-        What ``compute`` is, as `source_hash` gives it: two functions with one source would share their results.
+    source : str or callable
+        What ``compute`` is, as `source_hash` gives it, or such a hash for each config: two functions with one source
+        would share their results.
+    reads : callable
+        From a config to those whose results its definition needs; they need not be asked for.
     executor : Executor or None
         Where the runs are computed; None: here, one after another.
     fresh : bool
@@ -315,6 +433,8 @@ def sweep(
     SweepError
         Where the folder, a file in it, a result or a worker is at fault. What ``compute`` raises comes as it is, with
         a note that names the run. In every case, finished runs are kept.
+    ValueError
+        Where a run reads itself, by whatever way round.
 
     Examples
     --------
@@ -330,23 +450,60 @@ def sweep(
     (100,)
     """
     folder = Path(folder)
-    paths = {config: folder / f"{run_id(config, source)}.npz" for config in configs}
+    asked = {config: None for config in configs if _canonical(config)}  # which raises where it is no config
+    needed = {config: tuple(dict.fromkeys(reads(config))) for config in in_stages(asked, reads)}
+    names = {config: source(config) if callable(source) else source for config in needed}
+    paths = {config: folder / f"{run_id(config, names[config])}.npz" for config in needed}
     if len(set(paths.values())) < len(paths):
         raise SweepError("expected each config to have an id of its own; two read the same as JSON")
     # The number of OpenBLAS threads belongs to the process: in a pool of threads, the first run to end would set the
     # others free if the limit were not held out here too.
     with claim(folder), threadpool_limits(1):
-        done = {c: _read(path, c, label) for c, path in paths.items() if not fresh and path.exists()}
-        missing = [config for config in paths if config not in done]
-        runs = closing(_finished(executor, compute, missing, label))
+        kept: dict[C, Arrays] = {}  # what was asked for; the rest is read again when something needs it
+        done = set()
+
+        def there(config: C) -> bool:
+            if fresh or not paths[config].exists():
+                return False
+            arrays = _read(paths[config], config, label)
+            done.add(config)
+            if config in asked:
+                kept[config] = arrays
+            return True
+
+        def read(config: C) -> tuple[dict[C, Arrays], ...]:
+            found = {c: kept[c] if c in kept else _read(paths[c], c, label) for c in needed[config]}
+            return (found,) if found else ()
+
+        missing = _missing(asked, needed, there)
+        runs = closing(_finished(executor, compute, missing, lambda c: done.issuperset(needed[c]), read, label))
         hide = None if progress is None else not progress
-        with runs as finished, tqdm(desc="runs", total=len(paths), initial=len(done), disable=hide) as bar:
+        total = len(done) + len(missing)
+        with runs as finished, tqdm(desc="runs", total=total, initial=len(done), disable=hide) as bar:
             for config, arrays in finished:
                 _write(paths[config], _pack(arrays, config))
-                done[config] = _read(paths[config], config, label)
+                arrays = _read(paths[config], config, label)
+                done.add(config)
+                if config in asked:
+                    kept[config] = arrays
                 bar.set_postfix_str(label(config), refresh=False)
                 bar.update()
-    return {config: done[config] for config in paths}
+    return {config: kept[config] for config in asked}
+
+
+def _missing(asked: Iterable[C], needed: dict[C, tuple[C, ...]], there: Callable[[C], bool]) -> list[C]:
+    """The runs to be computed, in stages: those asked for that are not there, and of what these read the same."""
+    found: dict[C, bool] = {}
+
+    def look(config: C) -> None:
+        if config not in found:
+            found[config] = not there(config)
+            for other in needed[config] if found[config] else ():
+                look(other)
+
+    for config in asked:
+        look(config)
+    return [config for config in needed if found.get(config)]
 
 
 # The executors

@@ -11,11 +11,12 @@ from typing import Any
 
 from npmoe.ledger import differences, read_results, why
 from npmoe.reproduce import run
-from npmoe.reproduce.paper import Paper, Plan
+from npmoe.reproduce.experiment import Trial
+from npmoe.reproduce.paper import Paper, reads
 from npmoe.reproduce.papers import PAPERS
 from npmoe.reproduce.routing_reflects_geometry import counts
 from npmoe.reproduce.run import say
-from npmoe.sweep import SweepError
+from npmoe.sweep import SweepError, in_stages
 
 Asked = list[tuple[Paper, tuple[str, ...]]]
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -97,7 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked = claims_of(args.what)
         if args.counts:
             return _counts(args, asked)
-        made = [(paper, paper.plan(ids, full=args.full, quick=args.quick, seeds=args.seeds)) for paper, ids in asked]
+        made = [
+            (paper, paper.experiment.plan(ids, full=args.full, quick=args.quick, seeds=args.seeds))
+            for paper, ids in asked
+        ]
         for paper, plan in made:
             if args.record and not (args.full and plan.ids == paper.ids and plan.seeds >= RECORDED_SEEDS):
                 raise ValueError(
@@ -127,7 +131,7 @@ def _counts(args: argparse.Namespace, asked: Asked) -> int:
     return DONE
 
 
-def _carry_out(args: argparse.Namespace, made: list[tuple[Paper, Plan]]) -> int:
+def _carry_out(args: argparse.Namespace, made: list[tuple[Paper, Trial]]) -> int:
     # what would be an error after an hour is one now
     recorded = _recorded() if args.check else None
     run.parts(args.output)
@@ -148,7 +152,7 @@ def _carry_out(args: argparse.Namespace, made: list[tuple[Paper, Plan]]) -> int:
     return DONE if recorded is None else _check(claims, recorded)
 
 
-def _paper(args: argparse.Namespace, paper: Paper, plan: Plan) -> dict[str, Any]:
+def _paper(args: argparse.Namespace, paper: Paper, plan: Trial) -> dict[str, Any]:
     """Run one paper, write its page, and return its ledger."""
     start = time.monotonic()
     claims, drawn = run.make(paper, plan, args.output, jobs=args.jobs, where=args.executor, fresh=args.fresh)
@@ -195,7 +199,7 @@ def summary(claims: list[dict[str, Any]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def listing(made: Plan) -> str:
+def listing(made: Trial) -> str:
     """Claims with the readings that a call would run and those that it would leave out; runs nothing."""
     lines = []
     for id, says, run_now, left_out in made.readings():
@@ -203,7 +207,9 @@ def listing(made: Plan) -> str:
         lines += [f"  {'*' if i == 0 else ' '} {name}" for i, name in enumerate(run_now)]
         if left_out:
             lines.append(f"    with --full also: {', '.join(left_out)}")
-    return "\n".join([*lines, f"{len(made.configs())} runs, {made.seeds} seeds; * is the primary reading"])
+    return "\n".join(
+        [*lines, f"{len(in_stages(made.configs(), reads))} runs, {made.seeds} seeds; * is the primary reading"]
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs by role, and how they become claims: what GA and MY share.
+"""A paper as an experiment: which runs its claims need, and how finished runs become claims.
 
 A *role* is one model of a comparison ("top2", "weight 0.1"): a change of the base config. An *axis* is one *train*
 reading: a further change, of all roles or of those that it names. A claim reads roles; its first way of measuring is
@@ -6,18 +6,18 @@ primary, and is the one that every axis is read with.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from npmoe.ledger import Beside, Claim, Null, Reading, Size, Statement
-from npmoe.reproduce.paper import Results, options_of, usual_seeds
 
-__all__ = ["Axis", "Experiment", "Models", "Spec", "Statistic", "Trial", "Way"]
+__all__ = ["Across", "Axis", "Experiment", "Models", "Results", "Role", "Run", "Spec", "Statistic", "Trial", "Way"]
 
 Array = np.ndarray
 Arrays = Mapping[str, Array]
+Results = Mapping[Any, Arrays]  # finished runs by their configs
 
 
 class Axis(NamedTuple):
@@ -29,19 +29,39 @@ class Axis(NamedTuple):
     each: Mapping[str, Mapping[str, Any]] = {}
 
 
-@dataclass(frozen=True)
-class Models:
-    """The finished runs of one seed by role, and of all seeds where a role crosses them (independent experts).
+class Across(NamedTuple):
+    """A role made of the runs of another role: `run` gives its config from theirs, of the seed and those after it.
 
-    `configs` holds the config of each role.
+    It takes `count` (of the base) seeds, and comes round to the first where it has reached the last.
     """
 
-    seed: int
-    runs: Mapping[str, Arrays]
-    configs: Mapping[str, Any]
-    across: Mapping[str, Sequence[Arrays]]
+    role: str
+    run: Callable[[tuple[Any, ...]], Any]
+    count: Callable[[Any], int]
 
-    def __getitem__(self, role: str) -> Arrays:
+
+Role = Mapping[str, Any] | Callable[[Any], Mapping[str, Any]] | Across
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: the config of its model and its arrays by name."""
+
+    config: Any
+    arrays: Arrays = field(repr=False)
+
+    def __getitem__(self, name: str) -> Array:
+        return self.arrays[name]
+
+
+@dataclass(frozen=True)
+class Models:
+    """The finished runs of one seed, by role."""
+
+    seed: int
+    runs: Mapping[str, Run]
+
+    def __getitem__(self, role: str) -> Run:
         return self.runs[role]
 
 
@@ -49,13 +69,20 @@ Statistic = Callable[[Any], float]  # of the models of one seed
 
 
 class Way(NamedTuple):
-    """A *measure* reading: name, T in words, T, margin, and its nulls as (name, kind, T0)."""
+    """A reading of the primary runs: name, T in words, T, margin, and its nulls as (name, kind, T0).
+
+    `roles` are those that it reads where these are not its claim's. One with `full` is a reading of ``--full`` alone.
+    A comparison with models made otherwise is of the kind "train", any other is a *measure* reading.
+    """
 
     name: str
     statistic: str
     T: Statistic
     margin: float
     nulls: tuple[tuple[str, str, Statistic], ...] = ()
+    roles: tuple[str, ...] = ()
+    kind: str = "measure"
+    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,10 +94,12 @@ class Spec:
     id, says, paper_value : as on the page.
     roles : the runs that it reads.
     ways : the first is primary.
-    axes : its *train* readings, run with ``--full``.
+    axes : its *train* readings, run with ``--full``; or a function of the base that gives them.
     size : what we measure for the paper's number, the paper's range, a unit.
     note, beside : as on the page.
     exact : for an exact claim, in the place of ways: all seeds' models -> statements.
+    once : roles that are run in the primary setting alone: what other ways than the first read, and controls. Where it
+        names some, a train reading is judged without controls, and says so.
     """
 
     id: str
@@ -78,27 +107,43 @@ class Spec:
     paper_value: str
     roles: tuple[str, ...] = ()
     ways: tuple[Way, ...] = ()
-    axes: tuple[Axis, ...] = ()
+    axes: tuple[Axis, ...] | Callable[[Any], tuple[Axis, ...]] = ()
     size: tuple[Statistic, tuple[float, float], str] | None = None
     note: str = ""
     beside: tuple[tuple[str, str, Statistic], ...] = ()
     exact: Callable[[Sequence[Models]], tuple[Statement, ...]] | None = None
+    once: tuple[str, ...] = ()
+
+    def readings(self, full: bool) -> tuple[Way, ...]:
+        """The ways that a call in full, or one that is not, measures."""
+        return tuple(way for way in self.ways if full or not way.full)
+
+    def reads(self, full: bool) -> tuple[str, ...]:
+        """The roles that it reads in the primary setting."""
+        of_ways = [role for way in self.readings(full) for role in way.roles]
+        return tuple(dict.fromkeys((*self.roles, *self.once, *of_ways)))
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """The claims of a paper and the roles that they read, from a base config; `quick` is a small base.
+    """The claims of a paper and the roles that they read.
 
-    A role is a change of the base, or a function of the base that gives one. Roles in `across` are also run with
-    further seeds, until there are `donors` of them.
+    Parameters
+    ----------
+    base, quick : the config that roles start from, and a small one.
+    roles : by name a change of the base, a function of the base that gives one, or `Across` another role's seeds.
+    specs : the claims.
+    measured : from the config of a model to that of the run that measures it, where this is not the run that trains it.
+    lean : changes that make a run measure only what primary statistics need; runs of axes have them, and seeds that
+        only give to a role across seeds. A model that some role needs in full is not trained a second time.
     """
 
     base: Any
     quick: Any
-    roles: Mapping[str, Mapping[str, Any] | Callable[[Any], Mapping[str, Any]]]
+    roles: Mapping[str, Role]
     specs: tuple[Spec, ...]
-    across: tuple[str, ...] = ()
-    donors: int = 0
+    measured: Callable[[Any], Any] | None = None
+    lean: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -143,49 +188,104 @@ class Trial:
         """The claims asked for."""
         return [spec for spec in self.experiment.specs if spec.id in self.ids]
 
+    def axes(self, spec: Spec) -> tuple[Axis, ...]:
+        """The *train* readings of a claim, whether they are run or not."""
+        return spec.axes(self.base) if callable(spec.axes) else spec.axes
+
+    # from roles to runs
+
     def config(self, role: str, seed: int, axis: Axis | None = None) -> Any:
-        """The config of a role, on an axis or in the primary setting."""
-        of_role = self.experiment.roles[role]
-        change = {**(of_role(self.base) if callable(of_role) else of_role)}
+        """The config of a role's model, on an axis or in the primary setting."""
+        lean, change = self.experiment.lean, self._change(role, axis)
+        if lean and (axis is not None or seed >= self.seeds):
+            change |= lean
+        config = replace(self.base, **change, seed=seed)
+        if lean and lean.items() <= change.items() and seed < self.seeds:
+            whole = replace(config, **{name: getattr(self.base, name) for name in lean})
+            return whole if whole in self._in_full(seed) else config
+        return config
+
+    def _change(self, role: str, axis: Axis | None) -> dict[str, Any]:
+        made = self.experiment.roles[role]
+        if isinstance(made, Across):
+            raise ValueError(f"expected a role that is one model; {role!r} is made of several")
+        change = {**(made(self.base) if callable(made) else made)}
         if axis is not None and (not axis.roles or role in axis.roles):
             change |= axis.change
         if axis is not None:
             change |= axis.each.get(role, {})
-        return replace(self.base, **change, seed=seed)
+        return change
+
+    def _in_full(self, seed: int) -> set[Any]:
+        """The configs of one seed that some role has in the primary setting, measured in full."""
+        roles = [role for role, made in self.experiment.roles.items() if not isinstance(made, Across)]
+        changes = [self._change(role, None) for role in roles]
+        return {
+            replace(self.base, **change, seed=seed)
+            for change in changes
+            if not self.experiment.lean.items() <= change.items()
+        }
+
+    def run(self, role: str, seed: int, axis: Axis | None = None) -> Any:
+        """The config of the run that measures a role."""
+        made = self.experiment.roles[role]
+        if isinstance(made, Across):
+            count = made.count(self.base)
+            seeds = [(seed + i) % max(self.seeds, count) for i in range(count)]
+            return made.run(tuple(self.config(made.role, s, axis) for s in seeds))
+        config, measured = self.config(role, seed, axis), self.experiment.measured
+        return config if measured is None else measured(config)
 
     def configs(self) -> list[Any]:
-        """Every run that is needed, each once, those of the primary setting first."""
-        found: dict[Any, None] = {}
-        for axis, role in self._parts():
-            count = max(self.seeds, self.experiment.donors) if role in self.experiment.across else self.seeds
-            found |= dict.fromkeys(self.config(role, seed, axis) for seed in range(count))
-        return list(found)
+        """Every run that the claims read, each once, those of the primary setting first."""
+        return list(dict.fromkeys(self.run(role, s, axis) for axis, role in self._parts() for s in range(self.seeds)))
 
     def _parts(self) -> Iterator[tuple[Axis | None, str]]:
         for spec in self.specs():
-            yield from ((None, role) for role in spec.roles)
+            yield from ((None, role) for role in spec.reads(self.full))
         for spec in self.specs() if self.full else ():
-            yield from ((axis, role) for axis in spec.axes for role in spec.roles)
+            yield from ((axis, role) for axis in self.axes(spec) for role in spec.roles)
 
     def readings(self) -> list[tuple[str, str, list[str], list[str]]]:
         """(id, says, readings that are run, readings that are left out) of each claim, without running any."""
         found = []
         for spec in self.specs():
-            measure, train = [way.name for way in spec.ways], [axis.name for axis in spec.axes]
-            measure += ["exact statements, counted on every Site"] if spec.exact else []
-            found.append((spec.id, spec.says, measure + train * self.full, [] if self.full else train))
+            run_now = [way.name for way in spec.readings(self.full)]
+            run_now += ["exact statements, counted on every Site"] if spec.exact else []
+            train = [axis.name for axis in self.axes(spec)]
+            found.append((spec.id, spec.says, run_now + train * self.full, list(self._left_out(spec))))
         return found
 
+    def _left_out(self, spec: Spec) -> tuple[str, ...]:
+        """The readings of ``--full`` where this is none."""
+        if self.full:
+            return ()
+        return (*(way.name for way in spec.ways if way.full), *(axis.name for axis in self.axes(spec)))
+
+    # from runs to claims
+
+    def found(self, results: Results, role: str, seed: int, axis: Axis | None = None) -> Run | None:
+        """A finished run, or None where no claim that was asked for reads it."""
+        config = self.run(role, seed, axis)
+        if config not in results:
+            return None
+        model = None if isinstance(self.experiment.roles[role], Across) else self.config(role, seed, axis)
+        return Run(model, results[config])
+
     def models(self, results: Results, roles: Sequence[str], seed: int, axis: Axis | None = None) -> Models:
-        """The finished runs of one seed."""
-        configs = {role: self.config(role, seed, axis) for role in roles}
-        count = max(self.seeds, self.experiment.donors)
-        across = {
-            role: [results[self.config(role, s, axis)] for s in range(count)]
-            for role in roles
-            if role in self.experiment.across
-        }
-        return Models(seed, {role: results[config] for role, config in configs.items()}, configs, across)
+        """The finished runs of one seed.
+
+        Raises
+        ------
+        KeyError : for a role that was not run.
+        """
+        runs = {role: self.found(results, role, seed, axis) for role in roles}
+        missing = [role for role, run in runs.items() if run is None]
+        if missing:
+            raise KeyError(
+                f"expected finished runs of {', '.join(roles)}; {', '.join(missing)} of seed {seed} was not run"
+            )
+        return Models(seed, {role: run for role, run in runs.items() if run is not None})
 
     def seeds_of(self, results: Results, roles: Sequence[str], axis: Axis | None = None) -> list[Models]:
         """The finished runs of every seed."""
@@ -196,25 +296,35 @@ class Trial:
         return [self._claim(spec, results) for spec in self.specs()]
 
     def _claim(self, spec: Spec, results: Results) -> Claim:
-        primary = self.seeds_of(results, spec.roles)
-        readings = [_reading(way, primary, way.name, "measure", i == 0) for i, way in enumerate(spec.ways)]
-        if self.full:
-            for axis in spec.axes:
-                seeds = self.seeds_of(results, spec.roles, axis)
-                readings.append(_reading(spec.ways[0], seeds, axis.name, "train", False))
+        primary = self.seeds_of(results, spec.reads(self.full))
+        readings = [
+            _reading(way, primary, way.name, way.kind, i == 0) for i, way in enumerate(spec.readings(self.full))
+        ]
+        for axis in self.axes(spec) if self.full else ():
+            way = _without_controls(spec.ways[0]) if spec.once else spec.ways[0]
+            readings.append(_reading(way, self.seeds_of(results, spec.roles, axis), axis.name, "train", False))
         return Claim(
             spec.id,
             spec.says,
             spec.paper_value,
             tuple(readings),
             None if spec.size is None else Size(_values(spec.size[0], primary), spec.size[1], spec.size[2]),
-            () if self.full else tuple(axis.name for axis in spec.axes),
+            self._left_out(spec),
             tuple(Beside(name, says, _values(T, primary)) for name, says, T in spec.beside),
             spec.note,
             self.quick,
             self.options,
             () if spec.exact is None else spec.exact(primary),
         )
+
+
+def _without_controls(way: Way) -> Way:
+    """A way whose controls are not run: T may hold then, but not be called reproduced."""
+    missing: Statistic = lambda m: float("nan")  # noqa: E731
+    nulls = [
+        (f"{name} (not run)", kind, missing) if kind == "control" else (name, kind, T0) for name, kind, T0 in way.nulls
+    ]
+    return way._replace(nulls=tuple(nulls))
 
 
 def _values(T: Statistic, seeds: Sequence[Models]) -> tuple[float, ...]:
@@ -224,3 +334,14 @@ def _values(T: Statistic, seeds: Sequence[Models]) -> tuple[float, ...]:
 def _reading(way: Way, seeds: Sequence[Models], name: str, kind: str, primary: bool) -> Reading:
     nulls = tuple(Null(n, k, _values(T0, seeds)) for n, k, T0 in way.nulls)
     return Reading(name, kind, way.statistic, way.margin, _values(way.T, seeds), nulls, primary)
+
+
+def usual_seeds(full: bool, quick: bool) -> int:
+    """How many seeds a call has that names no number."""
+    return 2 if quick else 8 if full else 5
+
+
+def options_of(full: bool, quick: bool, seeds: int) -> str:
+    """The options of a call in this mode and with so many seeds, such as " --full --seeds 9"."""
+    mode = " --quick" if quick else " --full" if full else ""
+    return mode + (f" --seeds {seeds}" if seeds != usual_seeds(full, quick) else "")

@@ -15,7 +15,7 @@ from npmoe.data import synthetic
 from npmoe.model import init
 from npmoe.model.layers import Residual, RMSNorm, Stack
 
-__all__ = ["PRIMARY", "Batch", "Config", "batch", "build", "dense_of", "fresh_targets", "generator"]
+__all__ = ["PRIMARY", "QUICK", "Batch", "Config", "batch", "build", "dense_of", "fresh_targets", "generator"]
 
 Array = np.ndarray
 
@@ -48,8 +48,15 @@ class Config:
     draws: int = 20  # of each random null
     lean: bool = False  # measure only what the primary readings need (runs of *train* readings)
 
+    @property
+    def label(self) -> str:
+        """What progress and errors call it."""
+        kind = "dense" if self.E == 1 else "soft" if self.k == self.E else f"top-{self.k}"
+        return f"{kind}, seed {self.seed}"
+
 
 PRIMARY = Config()
+QUICK = replace(PRIMARY, E=4, n=96, d=16, h=32, steps=60, keep=12, draws=3)  # shows that the path works, no more
 
 
 def dense_of(config: Config, h: int | None = None) -> Config:

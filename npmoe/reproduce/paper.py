@@ -1,52 +1,24 @@
-"""What a paper is to the command: its name, its claims by id, and how a plan becomes runs, claims and figures.
+"""What a paper is to the command: its name, its experiment, how its runs are computed, and its figures.
 
 A paper is a folder beside this file that ends in one `Paper`; `npmoe.reproduce.papers` lists them.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-import npmoe
 from npmoe.ledger import Claim
-from npmoe.sweep import source_hash
+from npmoe.reproduce.experiment import Experiment, Results, Trial
+from npmoe.sweep import reached, source_hash
 
-__all__ = ["Paper", "Plan", "Results", "core_and", "options_of", "usual_seeds"]
+__all__ = ["Paper"]
 
-Results = Mapping[Any, Mapping[str, np.ndarray]]
-
-
-class Plan(Protocol):
-    """What to run: the claims asked for, the mode, the seeds."""
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """Claims asked for, in the paper's order."""
-
-    @property
-    def full(self) -> bool:
-        """Every *train* reading as well."""
-
-    @property
-    def quick(self) -> bool:
-        """A small model, whose verdicts mean nothing."""
-
-    @property
-    def seeds(self) -> int:
-        """How many."""
-
-    @property
-    def options(self) -> str:
-        """The options of a call that asks for this plan, such as " --full"."""
-
-    def configs(self) -> list[Any]:
-        """Every run that is needed, each once."""
-
-    def readings(self) -> list[tuple[str, str, list[str], list[str]]]:
-        """(id, says, readings that are run, readings that are left out) of each claim, without running any."""
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -58,13 +30,11 @@ class Paper:
     word : how a call names it, such as "sc1".
     id, title, cite : as on the page.
     heading : the title of the page.
-    ids : its claims, in the paper's order.
-    plan : (ids, full=, quick=, seeds=) -> a plan.
-    compute : a run's config -> arrays; picklable.
-    label : a run's config -> words for the progress bar.
-    claims, figures : (results, plan) -> claims; figures as data, by file name.
+    experiment : its claims, and the runs that they read.
+    computes : for each class of config the function that computes such a run, at the top of a module. A config with a
+        method ``reads`` names the runs that this one reads; ``config.label`` is what progress and errors call it.
+    figures : (results, plan) -> figures as data, by file name.
     notes : (claims, plan) -> sentences above the table.
-    sources : files and folders whose code decides a run's numbers.
     """
 
     word: str
@@ -72,19 +42,29 @@ class Paper:
     title: str
     cite: str
     heading: str
-    ids: tuple[str, ...]
-    plan: Callable[..., Any]
-    compute: Callable[[Any], dict[str, np.ndarray]]
-    label: Callable[[Any], str]
-    claims: Callable[[Results, Any], list[Claim]]
-    figures: Callable[[Results, Any], dict[str, Any]]
-    notes: Callable[[list[Claim], Any], list[str]]
-    sources: tuple[Path, ...]
+    experiment: Experiment
+    computes: Mapping[type, Callable[..., Arrays]]
+    figures: Callable[[Results, Trial], dict[str, Any]]
+    notes: Callable[[list[Claim], Trial], list[str]]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Its claims, in the paper's order."""
+        return self.experiment.ids
+
+    @property
+    def compute(self) -> Callable[..., Arrays]:
+        """Compute any run of it, given the runs that it reads; picklable."""
+        return partial(_compute, dict(self.computes))
+
+    def source_of(self, config: Any) -> str:
+        """Hash of the code that a run is computed by: the module of its function, and all that this imports."""
+        return _source((_file(self.computes[type(config)]),))
 
     @property
     def source(self) -> str:
-        """Hash of the code that computes a run."""
-        return source_hash(*self.sources)
+        """Hash of the code that computes all of its runs."""
+        return _source(tuple(_file(compute) for compute in self.computes.values()))
 
     def named(self, word: str) -> tuple[str, ...]:
         """The claims that one word of a call means: the paper, a claim, or claims told apart by a letter ("MY.1")."""
@@ -99,19 +79,19 @@ class Paper:
         return tuple(id for id in self.ids if id in wanted)
 
 
-def core_and(*parts: str) -> tuple[Path, ...]:
-    """What decides a run's numbers: all that computes, and the parts of `npmoe/reproduce` that are named."""
-    root = Path(npmoe.__file__).parent
-    core = ("calculus", "model", "geometry", "probe", "data")
-    return (*(root / part for part in core), *(root / "reproduce" / part for part in parts))
+def _compute(computes: Mapping[type, Callable[..., Arrays]], config: Any, *read: Mapping[Any, Arrays]) -> Arrays:
+    return computes[type(config)](config, *read)
 
 
-def usual_seeds(full: bool, quick: bool) -> int:
-    """How many seeds a call has that names no number."""
-    return 2 if quick else 8 if full else 5
+def reads(config: Any) -> tuple[Any, ...]:
+    """The runs that a run reads; none for a config that names none."""
+    return tuple(config.reads()) if hasattr(config, "reads") else ()
 
 
-def options_of(full: bool, quick: bool, seeds: int) -> str:
-    """The options of a call in this mode and with so many seeds, such as " --full --seeds 9"."""
-    mode = " --quick" if quick else " --full" if full else ""
-    return mode + (f" --seeds {seeds}" if seeds != usual_seeds(full, quick) else "")
+def _file(function: Callable[..., Any]) -> Path:
+    return Path(inspect.getfile(function))
+
+
+@cache
+def _source(files: tuple[Path, ...]) -> str:
+    return source_hash(*reached(*files))

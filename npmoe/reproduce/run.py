@@ -16,7 +16,8 @@ from threadpoolctl import threadpool_info
 
 import npmoe
 from npmoe.ledger import Claim, join, read_results, split
-from npmoe.reproduce.paper import Paper, Plan, Results
+from npmoe.reproduce.experiment import Results, Trial
+from npmoe.reproduce.paper import Paper, reads
 from npmoe.reproduce.papers import PAPERS, TIES
 from npmoe.sweep import claim, executor, sweep
 
@@ -27,7 +28,7 @@ RECORDED = Path(__file__).parent / "recorded.json"
 
 
 def make(
-    paper: Paper, plan: Plan, folder: Path, *, jobs: int, where: str, fresh: bool
+    paper: Paper, plan: Trial, folder: Path, *, jobs: int, where: str, fresh: bool
 ) -> tuple[list[Claim], dict[str, Any]]:
     """Run what a plan needs, or load it from `folder`/runs, and return its claims and its figures as data.
 
@@ -43,15 +44,16 @@ def make(
                 configs,
                 paper.compute,
                 folder / "runs",
-                source=paper.source,
+                source=paper.source_of,
+                reads=reads,
                 executor=pool,
                 fresh=fresh,
-                label=paper.label,
+                label=lambda run: run.label,
             )
-    return paper.claims(results, plan), paper.figures(results, plan)
+    return plan.claims(results), paper.figures(results, plan)
 
 
-def results_of(paper: Paper, claims: list[Claim], plan: Plan, drawn: Mapping[str, Any]) -> dict[str, Any]:
+def results_of(paper: Paper, claims: list[Claim], plan: Trial, drawn: Mapping[str, Any]) -> dict[str, Any]:
     """The ledger of one paper as JSON. It holds no times: the same call gives the same bytes on one machine."""
     whole = plan.ids == paper.ids
     return {

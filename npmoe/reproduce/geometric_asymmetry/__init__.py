@@ -1,22 +1,20 @@
 """GA: F. Liu, "Geometric Asymmetry in MoE Specialization: Functional Decorrelation and Representational Overlap".
 
-`measure`: what is measured on one mixture; `claims`: statistics, margins, nulls, axes; `figures`: as data. Models are
-those of `npmoe.reproduce.mixture`; how runs become claims stands in `npmoe.reproduce.experiment`.
+`config`: the run that measures one model of `npmoe.reproduce.mixture`; `measure`: what is measured on it; `claims`:
+statistics, margins, nulls, axes; `figures`: as data. How runs become claims stands in `npmoe.reproduce.experiment`.
 """
 
 from npmoe.ledger import Claim
 from npmoe.reproduce.experiment import Trial
 from npmoe.reproduce.geometric_asymmetry.claims import EXPERIMENT
+from npmoe.reproduce.geometric_asymmetry.config import Measured
 from npmoe.reproduce.geometric_asymmetry.figures import figures as figures_of
 from npmoe.reproduce.geometric_asymmetry.measure import compute
 from npmoe.reproduce.mixture import Config
-from npmoe.reproduce.paper import Paper, core_and
+from npmoe.reproduce.paper import Paper
+from npmoe.reproduce.trained import Apart, apart, train
 
 __all__ = ["GA"]
-
-
-def _label(config: Config) -> str:
-    return f"{'soft' if config.k == config.E else f'top-{config.k}'}, seed {config.seed}"
 
 
 def _notes(claims: list[Claim], plan: Trial) -> list[str]:
@@ -32,12 +30,8 @@ GA = Paper(
     title="Geometric Asymmetry in MoE Specialization: Functional Decorrelation and Representational Overlap",
     cite="F. Liu, arXiv 2605.16349",
     heading="Geometric asymmetry in mixtures of experts: each claim beside our number, its spread and chance",
-    ids=EXPERIMENT.ids,
-    plan=EXPERIMENT.plan,
-    compute=compute,
-    label=_label,
-    claims=lambda results, plan: plan.claims(results),
+    experiment=EXPERIMENT,
+    computes={Config: train, Apart: apart, Measured: compute},
     figures=figures_of,
     notes=_notes,
-    sources=core_and("mixture.py", "geometric_asymmetry/measure.py"),
 )

@@ -6,7 +6,6 @@ chance alone spreads: cosines of random d x d matrices have mean 0 and spread 1/
 subspaces have mean r/d and the spread that `npmoe.geometry.grassmann.chance_spread` derives.
 """
 
-from dataclasses import replace
 from math import log
 
 import numpy as np
@@ -14,9 +13,10 @@ import numpy as np
 from npmoe.geometry import grassmann
 from npmoe.geometry.spectra import cosines, off_diagonal, rms_cosine
 from npmoe.ledger import RATIO
-from npmoe.reproduce.experiment import Axis, Experiment, Models, Spec, Statistic, Way
+from npmoe.reproduce.experiment import Across, Axis, Experiment, Models, Spec, Statistic, Way
+from npmoe.reproduce.geometric_asymmetry.config import BASE, QUICK, Measured
 from npmoe.reproduce.geometric_asymmetry.measure import MEASURES, RANK, RANKS, ranks_of, singular_overlaps
-from npmoe.reproduce.mixture import PRIMARY
+from npmoe.reproduce.trained import Apart
 
 __all__ = ["EXPERIMENT", "column_of", "functional_z", "independent", "overlap_of", "representational_z"]
 
@@ -55,14 +55,12 @@ def representational_z(table: Array, d: int, r: int = RANK) -> float:
 
 
 def independent(m: Models) -> Array:
-    """Mean Jacobians of top-2 experts of which no two come from one seed: expert e of run seed + e, (E, d, d)."""
-    runs = m.across["top2"]
-    E = len(runs[0]["mean jacobians"])
-    return np.stack([runs[(m.seed + e) % len(runs)]["mean jacobians"][e] for e in range(E)])
+    """Mean Jacobians of top-2 experts of which no two come from one seed, (E, d, d)."""
+    return m["independent top2"]["mean jacobians"]
 
 
 def _width(m: Models) -> int:
-    return int(next(iter(m.configs.values())).d)
+    return int(m["top2"].config.d)
 
 
 # ---- GA.1: functional decorrelation ---------------------------------------------------------------------------------
@@ -71,10 +69,10 @@ def _width(m: Models) -> int:
 def _decorrelated() -> tuple[Way, ...]:
     def cosine(role: str) -> Way:
         def T(m: Models, end: int = END) -> float:
-            return log(3 / functional_z(m[role]["cosines"][end], m.configs[role].d))
+            return log(3 / functional_z(m[role]["cosines"][end], m[role].config.d))
 
         def apart(m: Models) -> float:
-            return log(3 / functional_z(cosines(independent(m)), m.configs[role].d))
+            return log(3 / functional_z(cosines(independent(m)), m[role].config.d))
 
         words = {"top2": "top-2", "soft": "soft"}[role]
         return Way(
@@ -211,7 +209,7 @@ def _overlapping() -> tuple[Way, ...]:
 def _asymmetry() -> tuple[Way, ...]:
     def way(role: str, r: int) -> Way:
         def function(cos: Array, m: Models) -> float:
-            return functional_z(cos, m.configs[role].d)
+            return functional_z(cos, m[role].config.d)
 
         def T(m: Models) -> float:
             run = m[role]
@@ -340,12 +338,14 @@ _INPUTS = (_CLUSTERS, _TASKS)
 _ALONE = (*_INPUTS, _TEACHER, _ALIKE, _LARGE, _SHORT, *_K, *_TEMPERATURES)
 _BESIDE = (*_INPUTS, _TEACHER, _ALIKE, _LARGE, _SHORT, *_K, *_COLDER)
 
+_ROLES = ("top2", "soft", "independent top2")
+
 SPECS = (
     Spec(
         "GA.1",
         "Experts are functionally decorrelated: alignment of their Jacobians is consistently near zero.",
         "near zero",
-        ("top2", "soft"),
+        _ROLES,
         _decorrelated(),
         _ALONE,
         note="Independent random experts are near zero too: with independent initialization this claim ends as "
@@ -356,7 +356,7 @@ SPECS = (
         "GA.2a",
         "Routed representations occupy distinct subspaces.",
         "distinct",
-        ("top2", "soft"),
+        _ROLES,
         _distinct(),
         _ALONE,
         note="Distinct means less overlap than the same gates give when they are handed to other tokens; T is measured "
@@ -381,7 +381,7 @@ SPECS = (
         "GA.2b",
         "The subspaces overlap partially.",
         "partially overlapping",
-        ("top2", "soft"),
+        _ROLES,
         _overlapping(),
         _ALONE,
         note="Overlapping means more overlap than random subspaces of that dimension.",
@@ -390,7 +390,7 @@ SPECS = (
         "GA.3",
         "Functional decorrelation and representational overlap coexist: a structural asymmetry.",
         "figure only",
-        ("top2", "soft"),
+        _ROLES,
         _asymmetry(),
         _ALONE,
         note="Both in units of their own chance. The asymmetry is the router's doing only where it exceeds that of "
@@ -400,7 +400,7 @@ SPECS = (
         "GA.4a",
         "Sparsity sharpens functional separation: top-k below soft.",
         "no number",
-        ("top2", "soft"),
+        _ROLES,
         _sharper(),
         _BESIDE,
     ),
@@ -408,7 +408,7 @@ SPECS = (
         "GA.4b",
         "Sparsity enlarges the divergence of subspaces: top-k above soft.",
         "no number",
-        ("top2", "soft"),
+        _ROLES,
         _farther(),
         _BESIDE,
     ),
@@ -421,10 +421,14 @@ SPECS = (
 )
 
 EXPERIMENT = Experiment(
-    base=PRIMARY,
-    quick=replace(PRIMARY, E=4, n=96, d=16, h=32, steps=60, draws=3),
-    roles={"top2": {"k": 2}, "soft": lambda base: {"k": base.E}},
-    specs=SPECS,
-    across=("top2",),
-    donors=8,
+    BASE,
+    QUICK,
+    {
+        "top2": {"k": 2},
+        "soft": lambda base: {"k": base.E},
+        "independent top2": Across("top2", Apart, lambda base: base.E),
+    },
+    SPECS,
+    Measured,
+    lean={"lean": True},
 )

@@ -37,7 +37,7 @@ def figures(results: Results, plan: Trial) -> dict[str, dict[str, Any]]:
     """Every figure that the finished runs allow, by file name."""
     if not any(spec.roles for spec in plan.specs()):
         return {}
-    seeds = plan.seeds_of(results, ("top2", "soft"))
+    seeds = plan.seeds_of(results, ("top2", "soft", "independent top2"))
     found = {
         "ga-plane": _plane(seeds),
         "ga-overlap": _overlap(seeds),
@@ -53,7 +53,7 @@ def figures(results: Results, plan: Trial) -> dict[str, dict[str, Any]]:
 
 def _plane(seeds: list[Models]) -> Mark:
     """Functional against representational z, one point a layer and seed."""
-    d = seeds[0].configs["top2"].d
+    d = seeds[0]["top2"].config.d
     groups: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for m in seeds:
         for role, name in _NAMES.items():
@@ -93,7 +93,7 @@ def _plane(seeds: list[Models]) -> Mark:
 
 
 def _overlap(seeds: list[Models]) -> Mark:
-    d = seeds[0].configs["top2"].d
+    d = seeds[0]["top2"].config.d
     r = np.arange(1, d)
     panels = []
 
@@ -153,7 +153,7 @@ def _distances(m: Models, role: str, id: str) -> Mark:
         )
 
     middle = float(np.nanmean(off_diagonal(raw)))
-    d = m.configs[role].d
+    d = m[role].config.d
     return draw.figure(
         id,
         f"Distances between the {_NAMES[role]}, pair by pair",
@@ -183,7 +183,7 @@ def _dendrogram(distances: Array) -> list[int]:
 
 def _points_of(seeds: list[Models], role: str) -> dict[str, list[float]]:
     """What the sparsity figures show of one role, a value a seed."""
-    d = seeds[0].configs[role].d
+    d = seeds[0][role].config.d
     chordal = MEASURES.index("chordal")
     top = np.sqrt(min(RANK, d - 1))
     found: dict[str, list[float]] = {"function": [], "function null": [], "distance": [], "distance null": []}
@@ -282,14 +282,14 @@ def _sweep(id: str, title: str, caption: str, x: Mark, groups: list[tuple[str, s
 
 def _finished(results: Results, plan: Trial, role: str, axis: Axis | None) -> list[Models]:
     """The runs of a role on an axis, of every seed; none where some were not asked for."""
-    if any(plan.config(role, seed, axis) not in results for seed in range(plan.seeds)):
+    if any(plan.found(results, role, seed, axis) is None for seed in range(plan.seeds)):
         return []
-    return [plan.models(results, (role,), seed, axis) for seed in range(plan.seeds)]
+    return plan.seeds_of(results, (role,), axis)
 
 
 def _sweeps(results: Results, plan: Trial) -> dict[str, Mark]:
     """Sweeps one axis at a time, from the runs of ``--full``."""
-    axes = {axis.name: axis for spec in plan.specs() for axis in spec.axes}
+    axes = {axis.name: axis for spec in plan.specs() for axis in plan.axes(spec)}
     found = {
         "ga-sweep-k": _sweep_k(results, plan, axes),
         "ga-sweep-temperature": _sweep_temperature(results, plan, axes),

@@ -1,4 +1,4 @@
-"""What is measured on one model of GA: config in, small arrays out.
+"""What is measured on one trained model of GA: the training run in, small arrays out.
 
 d width, E experts, r dimension of a subspace, R the dimensions `RANKS`. Ends: untrained and trained. Nulls made by
 chance have `draws` draws: *shuffled* gates; *apart*, random sets of tokens drawn apart, one for each expert and as
@@ -20,17 +20,20 @@ share (E,)                      of the gates' sum that each expert has
 loss ()                         at the end
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from npmoe.geometry import grassmann
 from npmoe.geometry.pca import Axes, n_eff, principal_axes
 from npmoe.geometry.spectra import cosines, k_at, off_diagonal
-from npmoe.model.train import fit
 from npmoe.probe import function
 from npmoe.probe.null import shuffled, thinned
 from npmoe.probe.representation import overlaps, subspaces
-from npmoe.probe.site import Site, site
-from npmoe.reproduce.mixture import Config, batch, build, fresh_targets, generator
+from npmoe.probe.site import Site
+from npmoe.reproduce.geometric_asymmetry.config import Measured
+from npmoe.reproduce.mixture import Config, generator
+from npmoe.reproduce.trained import ends
 
 __all__ = ["MEASURES", "RANK", "RANKS", "compute", "ranks_of", "singular_overlaps"]
 
@@ -49,23 +52,18 @@ def ranks_of(d: int) -> list[int]:
     return [min(r, d - 1) for r in RANKS]
 
 
-def compute(config: Config) -> Arrays:
-    """Train the model of a config and measure it; the work of one run."""
-    data = batch(config)
-    first = last = None
-    loss = np.nan
-    for step in fit(build(config), data.x, fresh_targets(config), config.steps, frozen=config.frozen):
-        _, loss, last = step
-        first = first or last
-    start, end = site(first, data.x), site(last, data.x)
-    rng = generator(config.seed, "null")
-    nulls = [shuffled(end, rng) for _ in range(config.draws)]
+def compute(config: Measured, read: Mapping[Config, Mapping[str, Array]]) -> Arrays:
+    """Measure the model of a config; the work of one run."""
+    model, trained = config.model, read[config.model]
+    start, end = ends(model, trained)
+    rng = generator(model.seed, "null")
+    nulls = [shuffled(end, rng) for _ in range(model.draws)]
     return {
         **_function(start, end, nulls),
         **_representation(start, end, nulls, rng),
-        **_fewer(end, rng, max(1, config.draws // 4)),
+        **_fewer(end, rng, max(1, model.draws // 4)),
         "share": end.gates.sum(axis=0) / end.gates.sum(),
-        "loss": np.array(loss),
+        "loss": np.array(trained["loss"][-1]),
     }
 
 

@@ -7,18 +7,13 @@ margins, nulls, axes; `figures`: as data; `counts`: what routing counts of real 
 
 from npmoe.ledger import Claim
 from npmoe.reproduce.experiment import Trial
-from npmoe.reproduce.paper import Paper, core_and
+from npmoe.reproduce.paper import Paper
 from npmoe.reproduce.routing_reflects_geometry.claims import EXPERIMENT
 from npmoe.reproduce.routing_reflects_geometry.config import Config
 from npmoe.reproduce.routing_reflects_geometry.figures import figures as figures_of
 from npmoe.reproduce.routing_reflects_geometry.measure import compute
 
 __all__ = ["MY"]
-
-
-def _label(config: Config) -> str:
-    kind = f"{config.models} models" if config.models > 1 else "soft" if config.k == config.E else f"top-{config.k}"
-    return f"{kind}, seed {config.seed}"
 
 
 def _notes(claims: list[Claim], plan: Trial) -> list[str]:
@@ -36,12 +31,8 @@ MY = Paper(
     title="The Myth of Expert Specialization in MoEs: Why Routing Reflects Geometry, Not Necessarily Domain Expertise",
     cite="X. Wang, S. Hayou, E. Nalisnick, arXiv 2604.09780",
     heading="Does routing reflect geometry? Each claim beside our number, its spread and chance",
-    ids=EXPERIMENT.ids,
-    plan=EXPERIMENT.plan,
-    compute=compute,
-    label=_label,
-    claims=lambda results, plan: plan.claims(results),
+    experiment=EXPERIMENT,
+    computes={Config: compute},
     figures=figures_of,
     notes=_notes,
-    sources=core_and("routing_reflects_geometry/config.py", "routing_reflects_geometry/measure.py"),
 )

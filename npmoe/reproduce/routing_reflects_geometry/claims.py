@@ -1,7 +1,6 @@
 """The claims of MY as numbers T or exact statements, as `docs/verdicts.md` fixes them; T > 0 is what the claim says."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from math import log
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from npmoe.ledger import CORRELATION, RATIO, SHARE, Statement
 from npmoe.reproduce.experiment import Axis, Experiment, Models, Spec, Statistic, Way
-from npmoe.reproduce.routing_reflects_geometry.config import BASE
+from npmoe.reproduce.routing_reflects_geometry.config import BASE, QUICK
 from npmoe.reproduce.routing_reflects_geometry.measure import BOUNDS, COMPARED, MODELS, PAIRED, TOP
 
 __all__ = ["CELLS", "EXPERIMENT", "SPECS", "WEIGHTS"]
@@ -223,7 +222,7 @@ def _suppressed() -> tuple[Way, ...]:
         )
 
     def along(m: Models, row: int) -> float:
-        return float(m["weight 0"]["gradient"][0, row, 0]) - 1 / m.configs["weight 0"].d
+        return float(m["weight 0"]["gradient"][0, row, 0]) - 1 / m["weight 0"].config.d
 
     def against(m: Models, row: int) -> float:
         return float(m["weight 0"]["gradient"][0, row, 1])
@@ -575,9 +574,4 @@ SPECS = (
     ),
 )
 
-EXPERIMENT = Experiment(
-    base=BASE,
-    quick=replace(BASE, E=4, d=8, h=8, sequences=8, length=6, topics=3, steps=30, draws=2, permutations=9),
-    roles=ROLES,
-    specs=SPECS,
-)
+EXPERIMENT = Experiment(BASE, QUICK, ROLES, SPECS)

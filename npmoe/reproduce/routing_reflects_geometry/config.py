@@ -7,7 +7,7 @@ n tokens, d width, h hidden, E experts, k experts a token, m topics.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from npmoe.data import synthetic
 from npmoe.model import init
 from npmoe.model.balance import Balance
 
-__all__ = ["BASE", "Batch", "Config", "balance_of", "batch", "build", "feed", "generator"]
+__all__ = ["BASE", "QUICK", "Batch", "Config", "balance_of", "batch", "build", "feed", "generator"]
 
 Array = np.ndarray
 
@@ -50,8 +50,15 @@ class Config:
     permutations: int = 199
     detail: bool = False  # also what few runs are read for: Mantel's test, walls, the law
 
+    @property
+    def label(self) -> str:
+        """What progress and errors call it."""
+        kind = f"{self.models} models" if self.models > 1 else "soft" if self.k == self.E else f"top-{self.k}"
+        return f"{kind}, seed {self.seed}"
+
 
 BASE = Config()
+QUICK = replace(BASE, E=4, d=8, h=8, sequences=8, length=6, topics=3, steps=30, draws=2, permutations=9)
 _STREAMS = ("x", "y", "model", "order", "null", "pairs", "match")
 
 

@@ -32,7 +32,7 @@ def figures(results: Results, plan: Trial) -> dict[str, dict[str, Any]]:
     ]
     found = {}
     for name, roles, figure in drawn:
-        if all(plan.config(role, seed) in results for role in roles for seed in range(plan.seeds)):
+        if all(plan.found(results, role, seed) for role in roles for seed in range(plan.seeds)):
             found[name] = figure(plan.seeds_of(results, roles))
     if "MY.5" in plan.ids:
         found["my-matching"] = _matching(64, 8)
@@ -46,7 +46,7 @@ def _similarity(seeds: list[Models]) -> Mark:
     tables = np.stack([m["base"]["by cosine"] for m in seeds])  # (S, 3, b)
     cosines = np.concatenate([m["base"]["pair cosines"] for m in seeds])[::8]
     cosines = cosines[~np.isnan(cosines)]
-    d, E, k = (getattr(seeds[0].configs["base"], name) for name in ("d", "E", "k"))
+    d, E, k = (getattr(seeds[0]["base"].config, name) for name in ("d", "E", "k"))
     return draw.figure(
         "M1",
         "Similar hidden states, similar routing; and the converse",
@@ -81,7 +81,7 @@ def _curve(name: str, role: str, tables: Array) -> Mark:
 
 def _law(seeds: list[Models]) -> Mark:
     panels = []
-    E, k = seeds[0].configs["base"].E, seeds[0].configs["base"].k
+    E, k = seeds[0]["base"].config.E, seeds[0]["base"].config.k
     grid = np.linspace(-0.95, 0.95, 60)
     law = overlap.topk_law(grid, k / E)
     for name, title, role in (("law", "trained router", "top2"), ("law random", "random router", "untrained")):
@@ -341,7 +341,7 @@ def _matching(E: int, k: int) -> Mark:
 
 def _batch_size(results: Results, plan: Trial) -> Mark:
     spec = next(spec for spec in plan.specs() if spec.id == "MY.4")
-    axes = {axis.change["batch"]: axis for axis in spec.axes if "batch" in axis.change}
+    axes = {axis.change["batch"]: axis for axis in plan.axes(spec) if "batch" in axis.change}
     sizes = sorted({32, *axes})
     panels = []
     for title, column in (("information, share of H(topic)", None), ("entropy within topics over log E", 2)):

@@ -1,38 +1,33 @@
 """The claims of SC1: what each says, which models it reads, its ways (the first is primary), its size, and words."""
 
-from dataclasses import dataclass
 from math import inf, log
+from typing import Any
 
 from npmoe.geometry.spectra import rms_cosine
-from npmoe.reproduce.experiment import Statistic, Way
-from npmoe.reproduce.soft_clustering import ways
-from npmoe.reproduce.soft_clustering.ways import final_loss, need, pairs, settled, stack, trained
+from npmoe.reproduce.experiment import Axis, Experiment, Models, Spec, Way
+from npmoe.reproduce.soft_clustering import runs, ways
+from npmoe.reproduce.soft_clustering.axes import ROLES, SETTINGS, axes_of, role_in
+from npmoe.reproduce.soft_clustering.config import BASE, QUICK, Measured
+from npmoe.reproduce.soft_clustering.ways import final_loss, pairs, settled, stack, trained
 
-__all__ = ["CLAIMS", "Spec"]
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A claim before any run: what it says, which models it reads, its ways (the first is primary), its size."""
-
-    id: str
-    says: str
-    paper_value: str
-    reads: tuple[str, ...]
-    ways: tuple[Way, ...]
-    size: tuple[Statistic, tuple[float, float], str] | None = None
-    note: str = ""
-    beside: tuple[tuple[str, str, Statistic], ...] = ()
+__all__ = ["CLAIMS", "EXPERIMENT"]
 
 
-CLAIMS = (
-    Spec(
+def _claim(
+    id: str, says: str, paper_value: str, roles: tuple[str, ...], measured: tuple[Way, ...], *more: Any, **named: Any
+) -> Spec:
+    """A claim with all the train axes that concern what it reads."""
+    return Spec(id, says, paper_value, roles, measured, axes_of(id, roles), *more, **named)
+
+
+_EFFECTS = (
+    _claim(
         "SC1.1",
         "The dense model's Jacobian norm grows throughout training.",
         "from about 5 to over 50",
-        ("dense", "wide"),
+        ("dense",),
         ways.sc1_1(),
-        (lambda m: m.dense.norm(ways.PRIMARY_NORM, "end"), (50, inf), "(norm at the end)"),
+        (lambda m: runs.norm(m["dense"], ways.PRIMARY_NORM, "end"), (50, inf), "(norm at the end)"),
         "Descriptive: there is no chance null, only a control.",
         tuple(
             (
@@ -42,14 +37,15 @@ CLAIMS = (
             )
             for words, when, paper in (("untrained", "start", "about 5"), ("at the end", "end", "over 50"))
         ),
+        once=("wide",),
     ),
-    Spec(
+    _claim(
         "SC1.2",
         "The norm of the MoE, whole layer and each expert, rises early and then stays on a plateau.",
         "plateau after about 250 iterations",
-        ("dense", "moe", "wide"),
+        ("dense", "top2"),
         ways.sc1_2(),
-        (lambda m: settled(m.moe), (200, 300), "steps until within 10 % of the end"),
+        (lambda m: settled(m["top2"]), (200, 300), "steps until within 10 % of the end"),
         "Judged on the experts. The control asks whether a dense model that can interpolate has the same plateau.",
         tuple(
             (
@@ -57,87 +53,155 @@ CLAIMS = (
                 "the control and the mixture can fit the batch, the dense baseline cannot",
                 final_loss(which),
             )
-            for words, which in (("dense", "dense"), ("top-2", "moe"), ("dense as wide as all experts", "wide"))
+            for words, which in (("dense", "dense"), ("top-2", "top2"), ("dense as wide as all experts", "wide"))
         ),
+        once=("wide", "soft"),
     ),
-    Spec(
+    _claim(
         "SC1.3",
         "Cosines between the experts' mean Jacobians are near zero at the end of training.",
         "-0.01 to 0.015",
-        ("moe", "independent"),
+        ("top2", "independent top2"),
         ways.sc1_3(),
-        (lambda m: float(pairs(trained(m.moe)).mean()), (-0.01, 0.015), "(mean cosine)"),
+        (lambda m: float(pairs(trained(m["top2"])).mean()), (-0.01, 0.015), "(mean cosine)"),
         "Independent random experts are near zero too: with independent initialization this claim ends as 'so does the "
         "null' whatever training did. Only experts initialized alike can tell more.",
     ),
-    Spec(
+    _claim(
         "SC1.4",
         "The experts' leading singular values are smaller than the dense model's.",
         "1.5 to 1.7 times",
-        ("dense", "moe", "wide"),
+        ("dense", "top2"),
         ways.sc1_4(),
-        (lambda m: m.dense.norm(ways.PRIMARY_NORM, "end") / m.moe.norm(ways.PRIMARY_NORM, "end"), (1.5, 1.7), "times"),
+        (
+            lambda m: runs.norm(m["dense"], ways.PRIMARY_NORM, "end") / runs.norm(m["top2"], ways.PRIMARY_NORM, "end"),
+            (1.5, 1.7),
+            "times",
+        ),
+        once=("wide", "soft"),
     ),
-    Spec(
+    _claim(
         "SC1.5",
         "The experts' Jacobian spectra hold their energy in fewer directions than the dense model's.",
         "figure only",
-        ("dense", "moe"),
+        ("dense", "top2"),
         ways.sc1_5(),
+        once=("soft",),
     ),
-    Spec(
+    _claim(
         "SC1.6",
         "The dense model reaches 90 % of the variance with few principal components.",
         "about 3",
         ("dense",),
         ways.sc1_6(),
-        (lambda m: float(m.dense.arrays["hidden k90"][0]), (2.5, 3.5), "components"),
+        (lambda m: float(m["dense"]["hidden k90"][0]), (2.5, 3.5), "components"),
         "Without a layer in front the hidden states that enter the layer are the inputs themselves: a fact about the "
         "sample, not about the model.",
     ),
-    Spec(
+    _claim(
         "SC1.7",
         "MoE experts need many principal components for 90 % of the variance of what is routed to them.",
         "more than 20",
-        ("dense", "moe"),
+        ("dense", "top2"),
         ways.sc1_7(),
-        (lambda m: m.moe.ranks("k90", 0), (20, inf), "components"),
+        (lambda m: runs.ranks(m["top2"], "k90", 0), (20, inf), "components"),
         "The statistic compares with the dense model; that experts need more than 20 is judged as size.",
+        once=("soft",),
     ),
-    Spec(
+    _claim(
         "SC1.8",
         "Top-k routing concentrates what experts see in fewer components than soft routing.",
         "figure only",
-        ("moe", "soft"),
+        ("top2", "soft"),
         ways.sc1_8(),
     ),
-    Spec(
+    _claim(
         "SC1.9",
         "Experts are hardly aligned in both regimes, soft and top-k.",
         "figure only",
-        ("moe", "soft", "independent"),
+        ("top2", "soft", "independent top2", "independent soft"),
         ways.sc1_9(),
         note="As SC1.3: independent random experts are near zero too.",
         beside=(
             (
                 "log rms cos, soft over top-2",
                 "SC2.2 and GA.4 say that top-k is lower: above 0",
-                lambda m: log(rms_cosine(trained(need(m.soft))) / rms_cosine(trained(m.moe))),
+                lambda m: log(rms_cosine(trained(m["soft"])) / rms_cosine(trained(m["top2"]))),
             ),
         ),
     ),
-    Spec(
+    _claim(
         "SC1.11",
         "Ours: the paper measures slopes and speaks of curvature; are second derivatives of experts smaller as well?",
         "not measured",
-        ("dense", "moe", "wide"),
+        ("dense", "top2"),
         ways.sc1_11(),
         beside=(
             (
                 "log of the Hessian's norm, dense over a dense model as wide as all experts",
                 "above 0: width does to curvature what experts do",
-                lambda m: log(m.dense.arrays["curvature"][1, 0] / need(m.wide).arrays["curvature"][1, 0]),
+                lambda m: log(m["dense"]["curvature"][1, 0] / m["wide"]["curvature"][1, 0]),
             ),
         ),
+        once=("wide", "soft"),
     ),
 )
+
+
+# ---- SC1.10: the paper's own predictions -----------------------------------------------------------------------------
+
+_PREDICTED = {
+    "a": "Its section 4 predicts that the effects weaken where routing is nearly uniform.",
+    "b": "Its section 4 predicts that the effects weaken with a residual or a shared norm.",
+    "c": "Its section 4 predicts that the effects weaken for predefined tasks.",
+    "d": "Its section 4 predicts that the effects weaken in stacked layers.",
+}
+
+
+def _weakening(setting: Axis, effect: Spec, full: bool) -> Way:
+    """How much an effect shrinks from the primary setting to another; for sharper routing, how much it grows."""
+    way, sharper = effect.ways[0], setting.name == "temperature 1/4"
+
+    def T(m: Models) -> float:
+        there = Models(m.seed, {role: m[role_in(setting, role)] for role in effect.roles})
+        here, other = abs(way.T(m)), abs(way.T(there))
+        return other - here if sharper else here - other
+
+    words = f"{setting.name} minus primary" if sharper else f"primary minus {setting.name}"
+    return Way(
+        f"{setting.name}, {effect.id}",
+        f"|T| of {effect.id} ({way.statistic}): {words}",
+        T,
+        way.margin,
+        (("the primary in the setting's place", "chance", lambda m: 0.0),),
+        (*effect.roles, *(role_in(setting, role) for role in effect.roles)),
+        "train",
+        full,
+    )
+
+
+def _prediction(letter: str) -> Spec:
+    """A claim of SC1.10: each effect in each of its settings, of which the first is primary.
+
+    SC1.5 comes with the runs that SC1.4 needs; SC1.8 needs soft mixtures, and other settings models of their own.
+    """
+    effects = [spec for spec in _EFFECTS if spec.id in ("SC1.4", "SC1.5", "SC1.8")]
+    return Spec(
+        f"SC1.10{letter}",
+        _PREDICTED[letter],
+        "no number",
+        (),
+        tuple(
+            _weakening(setting, effect, full=i > 0 or effect.id == "SC1.8")
+            for i, setting in enumerate(SETTINGS[letter])
+            for effect in effects
+        ),
+        note="Sizes of effects, whatever their sign: where the primary has an effect reversed, it is the reversal that "
+        "weakens or grows. Read this beside SC1.4, SC1.5 and SC1.8.",
+    )
+
+
+#: In the paper's order; what is ours comes last.
+CLAIMS = (*_EFFECTS[:-1], *map(_prediction, SETTINGS), _EFFECTS[-1])
+
+EXPERIMENT = Experiment(BASE, QUICK, ROLES, CLAIMS, Measured, lean={"lean": True})

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from npmoe.geometry.spectra import defined_mean, energy, marchenko_pastur_k, off_diagonal
+from npmoe.geometry.spectra import cosines, defined_mean, energy, marchenko_pastur_k, off_diagonal
 from npmoe.reproduce import draw
 from npmoe.reproduce.draw import Mark
-from npmoe.reproduce.soft_clustering.measure import named_steps
-from npmoe.reproduce.soft_clustering.plan import AXES, LATER, Plan, Results, models, setting
-from npmoe.reproduce.soft_clustering.runs import Models, Run
+from npmoe.reproduce.experiment import Models, Results, Run, Trial
+from npmoe.reproduce.soft_clustering import runs
+from npmoe.reproduce.soft_clustering.axes import AXES, MIXTURES, SETTINGS, role_in
+from npmoe.reproduce.trained import named_steps
 
 __all__ = ["figures"]
 
@@ -23,15 +24,16 @@ _NAMES = {"dense": "dense", "top2": "top-2 experts", "soft": "soft experts", "wi
 _STEPS = {"label": "training step", "scale": "log"}
 
 
-def figures(results: Results, plan: Plan) -> dict[str, dict[str, Any]]:
+def figures(results: Results, plan: Trial) -> dict[str, dict[str, Any]]:
     """Every figure that the finished runs allow, by file name."""
-    seeds = [models(results, setting(None, plan.base), seed, plan) for seed in range(plan.seeds)]
-    if any(m.dense is None or m.moe is None or m.soft is None or m.wide is None for m in seeds):
+    if not all(plan.found(results, role, seed) for role in _NAMES for seed in range(plan.seeds)):
         return {}  # a call for a few claims alone has not run what the figures show
+    apart = [plan.found(results, "independent top2", seed) for seed in range(plan.seeds)]
+    seeds = plan.seeds_of(results, tuple(_NAMES))
     found = {
         "1A": _norms_dense(seeds),
         "1B": _norms_moe(seeds),
-        "1C": _cosines(seeds),
+        "1C": _cosines(seeds, apart),
         "1D": _spectra(seeds),
         "2A": _components_dense(seeds),
         "2B": _components(seeds, "2B", ("top2",), "What experts see"),
@@ -47,14 +49,14 @@ def figures(results: Results, plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 def _runs(seeds: list[Models], role: str) -> list[Run]:
-    return [getattr(m, {"top2": "moe"}.get(role, role)) for m in seeds]
+    return [m[role] for m in seeds]
 
 
 def _over_training(seeds: list[Models], role: str, norm: str, name: str | None = None) -> Mark:
     """A norm over training as a band over seeds."""
-    runs = _runs(seeds, role)
-    steps = runs[0].arrays["steps"]
-    values = np.stack([run.series(norm) for run in runs])
+    every = _runs(seeds, role)
+    steps = every[0]["steps"]
+    values = np.stack([runs.series(run, norm) for run in every])
     known = (steps > 0) & ~np.isnan(values).any(axis=0)
     return draw.band(name or _NAMES[role], role, steps[known], values[:, known])
 
@@ -62,9 +64,9 @@ def _over_training(seeds: list[Models], role: str, norm: str, name: str | None =
 def _loss(seeds: list[Models], roles: Iterable[str]) -> Mark:
     marks = []
     for role in roles:
-        runs = _runs(seeds, role)
-        steps = runs[0].arrays["steps"]
-        values = np.stack([run.arrays["loss"] for run in runs])
+        every = _runs(seeds, role)
+        steps = every[0]["steps"]
+        values = np.stack([run["loss"] for run in every])
         marks.append(draw.band(_NAMES[role], role, steps[steps > 0], values[:, steps > 0]))
     return draw.panel("training loss", _STEPS, draw.axis("mean squared error", "log"), marks)
 
@@ -91,12 +93,12 @@ def _norms_dense(seeds: list[Models]) -> Mark:
 
 
 def _norms_moe(seeds: list[Models]) -> Mark:
-    step = named_steps(seeds[0].moe.config)[1]
+    step = named_steps(seeds[0]["top2"].config)[1]
     early = {"kind": "vline", "x": float(step), "name": f"step {step}"}
     mean = [_over_training(seeds, role, "sigma mean") for role in ("top2", "soft", "dense")]
-    steps = seeds[0].moe.arrays["steps"]
+    steps = seeds[0]["top2"]["steps"]
     layer = [
-        draw.band(name, role, steps[steps > 0], np.stack([m.moe.arrays["layer"][steps > 0, i] for m in seeds]))
+        draw.band(name, role, steps[steps > 0], np.stack([m["top2"]["layer"][steps > 0, i] for m in seeds]))
         for i, (name, role) in enumerate([("without the router's term", "experts"), ("with it", "other")])
     ]
     token = [_over_training(seeds, role, "sigma token") for role in ("top2", "dense")]
@@ -117,28 +119,28 @@ def _norms_moe(seeds: list[Models]) -> Mark:
     )
 
 
-def _cosines(seeds: list[Models]) -> Mark:
+def _cosines(seeds: list[Models], apart: list[Run | None]) -> Mark:
     groups = [
-        ("trained", "top2", np.concatenate([off_diagonal(m.moe.arrays["cosines"][1]) for m in seeds])),
-        ("untrained", "untrained", np.concatenate([off_diagonal(m.moe.arrays["cosines"][0]) for m in seeds])),
+        ("trained", "top2", np.concatenate([off_diagonal(m["top2"]["cosines"][1]) for m in seeds])),
+        ("untrained", "untrained", np.concatenate([off_diagonal(m["top2"]["cosines"][0]) for m in seeds])),
     ]
-    if all(m.independent_moe is not None for m in seeds):
-        apart = np.concatenate([off_diagonal(m.independent_moe) for m in seeds if m.independent_moe is not None])
-        groups.append(("experts of different seeds", "null", apart))
+    if all(apart):
+        never_met = [off_diagonal(cosines(run["mean jacobians"])) for run in apart if run is not None]
+        groups.append(("experts of different seeds", "null", np.concatenate(never_met)))
     limit = 1.05 * max(float(np.nanmax(np.abs(values))) for _, _, values in groups)
     edges = np.linspace(-limit, limit, 41)
     bounds = [{"kind": "vline", "x": x, "name": "the paper's range"} for x in (-0.01, 0.015)]
-    steps = seeds[0].moe.arrays["steps"]
+    steps = seeds[0]["top2"]["steps"]
     rms = [
         draw.band(
             _NAMES[role],
             role,
             steps[steps > 0],
-            np.stack([run.arrays["rms cos"][steps > 0] for run in _runs(seeds, role)]),
+            np.stack([run["rms cos"][steps > 0] for run in _runs(seeds, role)]),
         )
         for role in ("top2", "soft")
     ]
-    chance = {"kind": "level", "name": "1/d, two random matrices", "role": "null", "y": 1 / seeds[0].moe.config.d}
+    chance = {"kind": "level", "name": "1/d, two random matrices", "role": "null", "y": 1 / seeds[0]["top2"].config.d}
     return draw.figure(
         "1C",
         "Cosines between the experts' mean Jacobians",
@@ -159,13 +161,13 @@ def _cosines(seeds: list[Models]) -> Mark:
 
 
 def _spectra(seeds: list[Models]) -> Mark:
-    r = seeds[0].moe.arrays["mean sigma"].shape[-1]
+    r = seeds[0]["top2"]["mean sigma"].shape[-1]
     index = np.arange(1, r + 1)
 
     def band(role: str, snapshot: int, power: int | None, name: str, style: str) -> Mark:
         values = []
         for run in _runs(seeds, role):
-            sigma = run.arrays["mean sigma"][snapshot]  # (E, r)
+            sigma = run["mean sigma"][snapshot]  # (E, r)
             values.append(defined_mean((sigma if power is None else energy(sigma**power)).T))
         return draw.band(name, style, index, np.stack(values))
 
@@ -177,7 +179,7 @@ def _spectra(seeds: list[Models]) -> Mark:
 
     tokens = []
     for role in ("dense", "top2", "soft"):
-        values = np.stack([defined_mean(run.arrays["token energy"][1].T) for run in _runs(seeds, role)])
+        values = np.stack([defined_mean(run["token energy"][1].T) for run in _runs(seeds, role)])
         mark = draw.band(_NAMES[role], role, index, values)
         tokens.append(mark)
     order = draw.axis("index")
@@ -198,7 +200,7 @@ def _spectra(seeds: list[Models]) -> Mark:
 
 def _cumulative(seeds: list[Models], role: str) -> Mark:
     """Cumulative variance, mean over experts, as a band over seeds."""
-    values = np.stack([defined_mean(energy(run.arrays["pca"][0]).T) for run in _runs(seeds, role)])
+    values = np.stack([defined_mean(energy(run["pca"][0]).T) for run in _runs(seeds, role)])
     x = np.arange(1, values.shape[1] + 1)
     return draw.band(_NAMES[role], role, x, values)
 
@@ -211,9 +213,9 @@ def _components_dense(seeds: list[Models]) -> Mark:
     names = ("x", "before GELU", "after GELU", "output", "x uncentred", "32 rows", "trajectory", "Jacobian rows")
     strips = []
     for i, name in enumerate(names):
-        k90 = [float(m.dense.arrays["hidden k90"][i]) for m in seeds]
+        k90 = [float(m["dense"]["hidden k90"][i]) for m in seeds]
         strips.append(draw.strip(name, "dense", k90))
-        null = [float(m.dense.arrays["gaussian k90"][i]) for m in seeds]
+        null = [float(m["dense"]["gaussian k90"][i]) for m in seeds]
         strips.append(draw.strip(name, "null", null))
     paper = {"kind": "level", "name": "paper: about 3", "role": "paper", "y": 3.0}
     return draw.figure(
@@ -238,18 +240,21 @@ def _components(seeds: list[Models], id: str, roles: Sequence[str], title: str) 
             "kind": "points",
             "name": f"{_NAMES[role]}, gates shuffled",
             "role": "null",
-            "x": draw.clean([float(run.arrays["shuffled k90"][:, 0].mean()) for run in _runs(seeds, role)]),
+            "x": draw.clean([float(run["shuffled k90"][:, 0].mean()) for run in _runs(seeds, role)]),
             "y": [0.9] * len(seeds),
         }
         for role in roles
     ]
     strips = []
     for role in roles:
-        k90 = [run.ranks("k90", 0) for run in _runs(seeds, role)]
-        shuffled = [float(run.arrays["shuffled k90"][:, 0].mean()) for run in _runs(seeds, role)]
+        k90 = [runs.ranks(run, "k90", 0) for run in _runs(seeds, role)]
+        shuffled = [float(run["shuffled k90"][:, 0].mean()) for run in _runs(seeds, role)]
         strips.append(draw.strip(role, role, k90))
         strips.append(draw.strip(f"{role} shuffled", "null", shuffled))
-        same = [m.dense.thinned("k90", 0, run.n_eff) for m, run in zip(seeds, _runs(seeds, role), strict=True)]
+        same = [
+            runs.thinned(m["dense"], "k90", 0, runs.mean_n_eff(run))
+            for m, run in zip(seeds, _runs(seeds, role), strict=True)
+        ]
         name = f"dense at the n_eff of {role}"
         strips.append(draw.strip(name, "control", same))
     claims = {"2B": ("SC1.7",), "3A": ("SC1.8",), "3B": ("SC1.7", "SC1.8")}[id]
@@ -273,7 +278,7 @@ def _components(seeds: list[Models], id: str, roles: Sequence[str], title: str) 
 
 
 def _matrix(seeds: list[Models], id: str, role: str) -> Mark:
-    cos = _runs(seeds, role)[0].arrays["cosines"]
+    cos = _runs(seeds, role)[0]["cosines"]
     labels = [str(e) for e in range(len(cos[1]))]
     off = ~np.eye(len(labels), dtype=bool)
     limit = float(np.nanmax(np.abs(cos[:, off])))
@@ -293,27 +298,19 @@ def _matrix(seeds: list[Models], id: str, role: str) -> Mark:
     )
 
 
-def _sample_size(results: Results, plan: Plan, seeds: list[Models]) -> Mark:
+def _sample_size(results: Results, plan: Trial, seeds: list[Models]) -> Mark:
     """k@0.9 of every expert against its n_eff, over all settings that were run on isotropic inputs."""
     points: dict[str, tuple[list[float], list[float]]] = {"top2": ([], []), "soft": ([], []), "null": ([], [])}
-    axes = [axis for axis in AXES if set(axis.change) <= {"n", "k"}] + [
-        axis for axis in LATER["a"] if set(axis.change) == {"temperature"}
-    ]
-    for axis in (None, *axes):
-        for seed in range(plan.seeds):
-            m = models(results, setting(axis, plan.base), seed, plan)
-            for run in (m.moe, m.soft):
-                if run is None:
-                    continue
-                role = "soft" if run.config.k == run.config.E else "top2"
-                points[role][0].extend(run.arrays["n_eff"].tolist())
-                points[role][1].extend(run.arrays["k90"][0].tolist())
-                points["null"][0].append(run.n_eff)
-                points["null"][1].append(float(run.arrays["shuffled k90"][:, 0].mean()))
+    for run in _isotropic(results, plan):
+        role = "soft" if run.config.k == run.config.E else "top2"
+        points[role][0].extend(run["n_eff"].tolist())
+        points[role][1].extend(run["k90"][0].tolist())
+        points["null"][0].append(runs.mean_n_eff(run))
+        points["null"][1].append(float(run["shuffled k90"][:, 0].mean()))
     names = {"top2": "top-k experts", "soft": "soft experts", "null": "gates shuffled (mean of experts)"}
     marks: list[Mark] = [draw.points(names[role], role, x, y) for role, (x, y) in points.items()]
-    sizes = seeds[0].dense.arrays["thin n_eff"]
-    plain = np.stack([m.dense.arrays["thin k90"][:, 0] for m in seeds])
+    sizes = seeds[0]["dense"]["thin n_eff"]
+    plain = np.stack([m["dense"]["thin k90"][:, 0] for m in seeds])
     marks.append(
         draw.band("plain Gaussian of n_eff rows", "dense", sizes, plain)
     )  # fmt: skip
@@ -333,11 +330,20 @@ def _sample_size(results: Results, plan: Plan, seeds: list[Models]) -> Mark:
     )
 
 
+def _isotropic(results: Results, plan: Trial) -> list[Run]:
+    """The mixtures that were run on isotropic inputs, of other sizes, k and temperatures, each once."""
+    axes = [None, *(axis for axis in AXES if set(axis.change) <= {"n", "k"} and axis.change.get("k", 1) <= plan.base.E)]
+    warm = [role_in(setting, role) for setting in SETTINGS["a"] for role in MIXTURES]
+    asked = [(role, axis) for axis in axes for role in MIXTURES] + [(role, None) for role in warm]
+    found = [plan.found(results, role, seed, axis) for role, axis in asked for seed in range(plan.seeds)]
+    return list({run.config: run for run in found if run is not None}.values())
+
+
 def _router_share(seeds: list[Models]) -> Mark:
-    steps = named_steps(seeds[0].moe.config)
+    steps = named_steps(seeds[0]["top2"].config)
     panels = []
     for role in ("top2", "soft"):
-        shares = np.stack([run.arrays["router share"] for run in _runs(seeds, role)])  # (seed, 4, n)
+        shares = np.stack([run["router share"] for run in _runs(seeds, role)])  # (seed, 4, n)
         quantiles = np.quantile(shares, [0.05, 0.5, 0.95], axis=(0, 2))  # (3, 4)
         x = draw.clean(np.array(steps, float))
         marks = [
@@ -363,7 +369,7 @@ def _curvature(seeds: list[Models]) -> Mark:
     strips = []
     for role in ("dense", "top2", "soft"):
         for end, when in enumerate(("untrained", "trained")):
-            values = [float(defined_mean(run.arrays["curvature"][end])) for run in _runs(seeds, role)]
+            values = [float(defined_mean(run["curvature"][end])) for run in _runs(seeds, role)]
             style = role if end else "untrained"
             strips.append(draw.strip(f"{role}, {when}", style, values))
     return draw.figure(

@@ -9,14 +9,14 @@ from math import log
 
 import numpy as np
 
-from npmoe.geometry.spectra import defined_mean, k_at, rms_cosine
+from npmoe.geometry.spectra import cosines, defined_mean, k_at, rms_cosine
 from npmoe.ledger import COUNT, RATIO, SHARE
 from npmoe.probe.function import NORMS
 from npmoe.probe.representation import WEIGHTINGS
-from npmoe.reproduce.experiment import Statistic, Way
+from npmoe.reproduce.experiment import Models, Run, Statistic, Way
 from npmoe.reproduce.mixture import generator
+from npmoe.reproduce.soft_clustering import runs
 from npmoe.reproduce.soft_clustering.measure import HIDDEN
-from npmoe.reproduce.soft_clustering.runs import Models, Run, between
 
 Array = np.ndarray
 PRIMARY_NORM = "sigma mean"
@@ -39,16 +39,16 @@ _NORM_WORDS = {
 
 def stack(when: str) -> Statistic:
     """Leading value of the dense model's stacked Jacobians at a named step."""
-    return lambda m: m.dense.norm("sigma stack", when)
+    return lambda m: runs.norm(m["dense"], "sigma stack", when)
 
 
 def final_loss(which: str) -> Statistic:
     """Training loss of one of the models at the end."""
-    return lambda m: float(need(getattr(m, which)).arrays["loss"][-1])
+    return lambda m: float(m[which]["loss"][-1])
 
 
 def _growth(run: Run, norm: str, since: str, of: str = "experts") -> float:
-    return log(run.norm(norm, "end", of) / run.norm(norm, since, of))
+    return log(runs.norm(run, norm, "end", of) / runs.norm(run, norm, since, of))
 
 
 def sc1_1() -> tuple[Way, ...]:
@@ -58,29 +58,23 @@ def sc1_1() -> tuple[Way, ...]:
         return Way(
             _NORM_WORDS[norm],
             f"log of the dense model's norm at the end over half-way; norm: {_NORM_WORDS[norm]}",
-            lambda m: _growth(m.dense, norm, "half"),
+            lambda m: _growth(m["dense"], norm, "half"),
             RATIO,
-            (("dense as wide as all experts", "control", lambda m: _growth(need(m.wide), norm, "half")),),
+            (("dense as wide as all experts", "control", lambda m: _growth(m["wide"], norm, "half")),),
         )
 
     return tuple(way(norm) for norm in (*NORMS, "weights"))
 
 
-def need(run: Run | None) -> Run:
-    """A run that the claim reads; it is there, or the plan is wrong."""
-    assert run is not None, "the run was not asked for"
-    return run
-
-
 def sc1_2() -> tuple[Way, ...]:
     """How much more the dense norm changes after step 250 than that of the mixture, for each norm."""
 
-    def way(norm: str, of: str, which: str = "moe") -> Way:
+    def way(norm: str, of: str, which: str = "top2") -> Way:
         def T(m: Models) -> float:
-            return abs(_growth(m.dense, norm, "early")) - abs(_growth(getattr(m, which), norm, "early", of))
+            return abs(_growth(m["dense"], norm, "early")) - abs(_growth(m[which], norm, "early", of))
 
         def T0(m: Models) -> float:
-            return abs(_growth(m.dense, norm, "early")) - abs(_growth(need(m.wide), norm, "early"))
+            return abs(_growth(m["dense"], norm, "early")) - abs(_growth(m["wide"], norm, "early"))
 
         soft = "soft, " if which == "soft" else ""
         return Way(
@@ -102,9 +96,9 @@ def sc1_2() -> tuple[Way, ...]:
 
 def settled(run: Run) -> float:
     """First snapshot step from which the norm stays within 10 % of its value at the end."""
-    values = run.series(PRIMARY_NORM)
+    values = runs.series(run, PRIMARY_NORM)
     off = np.flatnonzero(np.abs(np.log(values / values[-1])) > RATIO)
-    return float(run.arrays["steps"][min(off[-1] + 1, len(values) - 1)] if off.size else 0)
+    return float(run["steps"][min(off[-1] + 1, len(values) - 1)] if off.size else 0)
 
 
 # ---- alignment ---------------------------------------------------------------------------------------------------
@@ -116,13 +110,18 @@ def _decorrelation(cos: Array, d: int) -> float:
 
 def trained(run: Run, end: int = 1) -> Array:
     """Cosines between a mixture's mean Jacobians; end 0 untrained, 1 trained."""
-    return run.arrays["cosines"][end]
+    return run["cosines"][end]
 
 
 def pairs(cos: Array) -> Array:
     """The cosines of all pairs of different experts that are defined."""
     pairs = cos[np.triu_indices(len(cos), 1)]
     return pairs[~np.isnan(pairs)]
+
+
+def _apart(m: Models, of: str) -> Array:
+    """Cosines of the experts' mean Jacobians where no two experts come from one seed."""
+    return cosines(m[f"independent {of}"]["mean jacobians"])
 
 
 def _largest(cos: Array, d: int) -> float:
@@ -136,11 +135,11 @@ def sc1_3() -> tuple[Way, ...]:
         return Way(
             name,
             f"log(3 / (d {words})) of the cosines between the experts' mean Jacobians",
-            lambda m: measure(trained(m.moe), m.moe.config.d),
+            lambda m: measure(trained(m["top2"]), m["top2"].config.d),
             RATIO,
             (
-                ("independent experts", "chance", lambda m: measure(_array(m.independent_moe), m.moe.config.d)),
-                ("untrained", "chance", lambda m: measure(trained(m.moe, 0), m.moe.config.d)),
+                ("independent experts", "chance", lambda m: measure(_apart(m, "top2"), m["top2"].config.d)),
+                ("untrained", "chance", lambda m: measure(trained(m["top2"], 0), m["top2"].config.d)),
             ),
         )
 
@@ -150,25 +149,20 @@ def sc1_3() -> tuple[Way, ...]:
     )
 
 
-def _array(value: Array | None) -> Array:
-    assert value is not None, "the runs of other seeds were not asked for"
-    return value
-
-
 def sc1_9() -> tuple[Way, ...]:
     """The same for both regimes, the lesser of them."""
 
     def soft(m: Models, end: int = 1) -> float:
-        return _decorrelation(trained(need(m.soft), end), m.moe.config.d)
+        return _decorrelation(trained(m["soft"], end), m["top2"].config.d)
 
     def top(m: Models, end: int = 1) -> float:
-        return _decorrelation(trained(m.moe, end), m.moe.config.d)
+        return _decorrelation(trained(m["top2"], end), m["top2"].config.d)
 
     def apart_soft(m: Models) -> float:
-        return _decorrelation(_array(m.independent_soft), m.moe.config.d)
+        return _decorrelation(_apart(m, "soft"), m["top2"].config.d)
 
     def apart_top(m: Models) -> float:
-        return _decorrelation(_array(m.independent_moe), m.moe.config.d)
+        return _decorrelation(_apart(m, "top2"), m["top2"].config.d)
 
     def way(name: str, words: str, T: Statistic, apart: Statistic, untrained: Statistic) -> Way:
         nulls = (("independent experts", "chance", apart), ("untrained", "chance", untrained))
@@ -194,31 +188,35 @@ def sc1_4() -> tuple[Way, ...]:
     """Leading values, dense over experts: of the mean Jacobian and per token, at equal steps, loss and n_eff."""
     wide = "dense as wide as all experts"
 
-    def steps(norm: str, which: str = "moe") -> Way:
+    def steps(norm: str, which: str = "top2") -> Way:
         def T(m: Models, when: str = "end") -> float:
-            return log(m.dense.norm(norm, when) / getattr(m, which).norm(norm, when))
+            return log(runs.norm(m["dense"], norm, when) / runs.norm(m[which], norm, when))
 
-        control = (wide, "control", lambda m: log(m.dense.norm(norm, "end") / need(m.wide).norm(norm, "end")))
+        control = (
+            wide,
+            "control",
+            lambda m: log(runs.norm(m["dense"], norm, "end") / runs.norm(m["wide"], norm, "end")),
+        )
         return _ratio(norm, which, "at equal steps", T, (("untrained", "chance", lambda m: T(m, "start")), control))
 
-    def loss(norm: str, which: str = "moe") -> Way:
+    def loss(norm: str, which: str = "top2") -> Way:
         def against(run: Run, m: Models) -> float:
-            return log(m.dense.norm(norm, "end") / run.at_loss(norm, float(m.dense.arrays["loss"][-1])))
+            return log(runs.norm(m["dense"], norm, "end") / runs.at_loss(run, norm, float(m["dense"]["loss"][-1])))
 
         def untrained(m: Models) -> float:
-            return log(m.dense.norm(norm, "start") / getattr(m, which).norm(norm, "start"))
+            return log(runs.norm(m["dense"], norm, "start") / runs.norm(m[which], norm, "start"))
 
-        nulls = (("untrained", "chance", untrained), (wide, "control", lambda m: against(need(m.wide), m)))
-        return _ratio(norm, which, "at equal loss", lambda m: against(getattr(m, which), m), nulls)
+        nulls = (("untrained", "chance", untrained), (wide, "control", lambda m: against(m["wide"], m)))
+        return _ratio(norm, which, "at equal loss", lambda m: against(m[which], m), nulls)
 
-    def n_eff(which: str = "moe") -> Way:
+    def n_eff(which: str = "top2") -> Way:
         def T(m: Models, end: int = 1) -> float:
-            run, dense = getattr(m, which), m.dense.arrays
-            fewer = between(run.n_eff, dense["thin n_eff"], dense["thin sigma"][end])
-            return log(fewer / run.norm(PRIMARY_NORM, "end" if end else "start"))
+            run, dense = m[which], m["dense"]
+            fewer = runs.between(runs.mean_n_eff(run), dense["thin n_eff"], dense["thin sigma"][end])
+            return log(fewer / runs.norm(run, PRIMARY_NORM, "end" if end else "start"))
 
         def control(m: Models) -> float:  # both see every token: their n_eff is equal as it is
-            return log(m.dense.norm(PRIMARY_NORM, "end") / need(m.wide).norm(PRIMARY_NORM, "end"))
+            return log(runs.norm(m["dense"], PRIMARY_NORM, "end") / runs.norm(m["wide"], PRIMARY_NORM, "end"))
 
         nulls = (("untrained", "chance", lambda m: T(m, 0)), (wide, "control", control))
         return _ratio(PRIMARY_NORM, which, "at equal n_eff", T, nulls)
@@ -246,15 +244,15 @@ def _ratio(norm: str, which: str, at: str, T: Statistic, nulls: tuple[tuple[str,
 def sc1_5() -> tuple[Way, ...]:
     """Share of the energy in the first ten directions, experts minus dense."""
 
-    def mean(power: int, which: str = "moe") -> Way:
+    def mean(power: int, which: str = "top2") -> Way:
         def T(m: Models, when: str = "end") -> float:
-            return getattr(m, which).mean_share(when, power) - m.dense.mean_share(when, power)
+            return runs.mean_share(m[which], when, power) - runs.mean_share(m["dense"], when, power)
 
         return way("SVD of the mean", power, which, T, lambda m: T(m, "start"))
 
-    def token(power: int, which: str = "moe") -> Way:
+    def token(power: int, which: str = "top2") -> Way:
         def T(m: Models, end: int = 1) -> float:
-            return getattr(m, which).token_share(end, power) - m.dense.token_share(end, power)
+            return runs.token_share(m[which], end, power) - runs.token_share(m["dense"], end, power)
 
         return way("mean of the SVDs", power, which, T, lambda m: T(m, 0))
 
@@ -272,10 +270,10 @@ def sc1_5() -> tuple[Way, ...]:
 
 def _walk(m: Models) -> float:
     """6 minus k@0.9 of random walks seen at the snapshots' steps: smooth, as a trajectory is, and otherwise chance."""
-    rng = generator(m.dense.config.seed, "gaussian", part=1)
-    gaps = np.sqrt(np.diff(m.dense.arrays["steps"]))[:, None]  # (s - 1, 1)
+    rng = generator(m["dense"].config.seed, "gaussian", part=1)
+    gaps = np.sqrt(np.diff(m["dense"]["steps"]))[:, None]  # (s - 1, 1)
     k90 = []
-    for _ in range(m.dense.config.draws):
+    for _ in range(m["dense"].config.draws):
         walk = np.cumsum(gaps * rng.standard_normal((len(gaps), 2048)), axis=0)
         walk = np.vstack([np.zeros_like(walk[:1]), walk])  # (s, 2048)
         walk -= walk.mean(axis=0)
@@ -291,9 +289,9 @@ def sc1_6() -> tuple[Way, ...]:
         return Way(
             HIDDEN[i],
             f"6 minus k@0.9 (eigenvalues of the covariance) of the dense model's {HIDDEN[i]}",
-            lambda m: 6 - float(m.dense.arrays["hidden k90"][i]),
+            lambda m: 6 - float(m["dense"]["hidden k90"][i]),
             COUNT,
-            (("Gaussian of as many rows", "chance", lambda m: 6 - float(m.dense.arrays["gaussian k90"][i])), *walk),
+            (("Gaussian of as many rows", "chance", lambda m: 6 - float(m["dense"]["gaussian k90"][i])), *walk),
         )
 
     return tuple(way(i) for i in range(len(HIDDEN)))
@@ -310,22 +308,22 @@ _WEIGHTING_WORDS = {
 def sc1_7() -> tuple[Way, ...]:
     """Components that experts need over those of the dense model, for each weighting."""
 
-    def way(w: int, which: str = "moe") -> Way:
+    def way(w: int, which: str = "top2") -> Way:
         def against(k: float, m: Models) -> float:
-            return log(k / m.dense.ranks("k90", 0))
+            return log(k / runs.ranks(m["dense"], "k90", 0))
 
         def n_eff(m: Models) -> float:
-            return against(m.dense.thinned("k90", 0, getattr(m, which).n_eff), m)
+            return against(runs.thinned(m["dense"], "k90", 0, runs.mean_n_eff(m[which])), m)
 
         def shuffled(m: Models) -> float:
-            return float(np.mean([against(k, m) for k in getattr(m, which).arrays["shuffled k90"][:, w]]))
+            return float(np.mean([against(k, m) for k in m[which]["shuffled k90"][:, w]]))
 
         soft = "soft, " if which == "soft" else ""
         words = _WEIGHTING_WORDS[WEIGHTINGS[w]]
         return Way(
             f"{soft}{words}",
             f"log k@0.9 (covariance eigenvalues), {soft}experts over dense; {words}",
-            lambda m: against(getattr(m, which).ranks("k90", w), m),
+            lambda m: against(runs.ranks(m[which], "k90", w), m),
             RATIO,
             (
                 ("shuffled gates", "chance", shuffled),
@@ -343,15 +341,15 @@ def sc1_8() -> tuple[Way, ...]:
         sign, margin = (1, COUNT) if name == "k90" else (-1, SHARE)
 
         def T(m: Models) -> float:
-            return sign * (need(m.soft).ranks(name, w) - m.moe.ranks(name, w))
+            return sign * (runs.ranks(m["soft"], name, w) - runs.ranks(m["top2"], name, w))
 
         def shuffled(m: Models) -> float:
             of = f"shuffled {name}"
-            return sign * float((need(m.soft).arrays[of] - m.moe.arrays[of])[:, w].mean())
+            return sign * float((m["soft"][of] - m["top2"][of])[:, w].mean())
 
         def n_eff(m: Models) -> float:
-            soft = need(m.soft)
-            return sign * (soft.ranks(name, w) - soft.thinned(name, w, m.moe.n_eff))
+            soft = m["soft"]
+            return sign * (runs.ranks(soft, name, w) - runs.thinned(soft, name, w, runs.mean_n_eff(m["top2"])))
 
         words = _WEIGHTING_WORDS[WEIGHTINGS[w]]
         measure = "k@0.9" if name == "k90" else "cum-var@10"
@@ -374,7 +372,7 @@ def sc1_11() -> tuple[Way, ...]:
 
     def way(which: str) -> Way:
         def T(m: Models, end: int = 1) -> float:
-            dense, experts = m.dense.arrays["curvature"], getattr(m, which).arrays["curvature"]
+            dense, experts = m["dense"]["curvature"], m[which]["curvature"]
             return log(dense[end, 0] / defined_mean(experts[end]))
 
         soft = "soft, " if which == "soft" else ""
@@ -382,4 +380,4 @@ def sc1_11() -> tuple[Way, ...]:
         return Way(f"{soft}experts" if soft else "top-2 experts", statistic, T, RATIO,
                    (("untrained", "chance", lambda m: T(m, 0)),))  # fmt: skip
 
-    return way("moe"), way("soft")
+    return way("top2"), way("soft")
