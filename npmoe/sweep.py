@@ -367,7 +367,7 @@ def in_stages(configs: Iterable[C], reads: Callable[[C], Iterable[C]]) -> list[C
     def place(config: C, above: tuple[C, ...] = ()) -> int:
         if config in above:
             raise ValueError(
-                f"expected runs that read others than themselves; got {config!r}, which comes to read itself"
+                f"expected a run that reads others than itself; got {config!r}, which comes to need itself"
             )
         if config not in stage:
             found = [place(other, (*above, config)) for other in reads(config)]

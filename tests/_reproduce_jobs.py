@@ -14,8 +14,9 @@ from dataclasses import replace
 
 from npmoe.reproduce import __main__ as command
 from npmoe.reproduce.mixture import PRIMARY
+from npmoe.reproduce.paper import reads
 from npmoe.reproduce.soft_clustering import SC1
-from npmoe.reproduce.soft_clustering.plan import plan
+from npmoe.sweep import in_stages
 
 # d and h above the ten directions that SC1.5 and cum-var@10 count
 TINY = replace(PRIMARY, E=3, d=12, h=14, n=32, steps=12, keep=5, draws=2)
@@ -24,12 +25,17 @@ FIGURES = ("3D", "router-share")  # of thirteen, whose drawing is most of the ti
 
 
 def tiny(base):
-    """As `plan`, from a tiny config; verdicts count as if it were a real one, unless it is a quick one."""
+    """SC1 from a tiny config; verdicts count as if it were a real one."""
+    return replace(SC1, experiment=replace(SC1.experiment, base=base))
 
-    def made(ids, *, full, quick, seeds):
-        return replace(plan(ids, full=full, quick=quick, seeds=seeds), base=base)
 
-    return made
+def computed(compute, made):
+    """The results of a plan without files: {config: arrays}, those of the runs that are read as well."""
+    found = {}
+    for config in in_stages(made.configs(), reads):
+        read = {other: found[other] for other in reads(config)}
+        found[config] = compute(config, read) if read else compute(config)
+    return found
 
 
 def few(figures):
@@ -73,7 +79,7 @@ if __name__ == "__main__":
     ):
         importlib.import_module(module)
 
-    command.PAPERS = (replace(SC1, plan=tiny(TINIEST), figures=few(SC1.figures)),)
+    command.PAPERS = (replace(tiny(TINIEST), figures=few(SC1.figures)),)
     for line in sys.stdin:
         child = os.fork()
         if not child:

@@ -1,4 +1,4 @@
-"""Roles, axes and readings of GA and MY: which runs are planned, and how finished runs become claims."""
+"""Roles, axes and readings: which runs are planned, and how finished runs become claims."""
 
 import json
 from dataclasses import dataclass, replace
@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from _reproduce_jobs import computed
 
 from npmoe.ledger import RATIO, Claim, Reading, Statement, join, split
 from npmoe.reproduce import __main__ as command
 from npmoe.reproduce import run
-from npmoe.reproduce.experiment import Axis, Experiment, Spec, Way
+from npmoe.reproduce.experiment import Across, Axis, Experiment, Spec, Way
 from npmoe.reproduce.papers import PAPERS, TIES
 
 
@@ -19,6 +20,35 @@ class Toy:
     seed: int = 0
     size: int = 1
     twist: float = 0.0
+    lean: bool = False
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A run made of the runs of several seeds."""
+
+    runs: tuple[Toy, ...]
+
+    def reads(self):
+        return self.runs
+
+
+@dataclass(frozen=True)
+class Twice:
+    """A run that measures another."""
+
+    model: Toy
+
+    def reads(self):
+        return (self.model,)
+
+
+def compute(config, read=None):
+    if isinstance(config, Mean):
+        return {"x": np.mean([read[run]["x"] for run in config.runs])}
+    if isinstance(config, Twice):
+        return {"x": 2 * read[config.model]["x"]}
+    return {"x": np.array(config.size + config.twist + 0.01 * config.seed)}
 
 
 def value(m):
@@ -29,33 +59,27 @@ WAY = Way("difference", "two minus one", value, RATIO, (("nothing", "chance", la
 SPEC = Spec("T.1", "two exceeds one", "none", ("one", "two"), (WAY, WAY._replace(name="again")),
             (Axis("twisted", {"twist": 1.0}, ("two",)),
              Axis("each its own", {}, each={"one": {"twist": 2.0}})))  # fmt: skip
-APART = Spec("T.2", "crosses seeds", "none", ("one",), (Way("mean", "mean", lambda m: float(np.mean(
-    [r["x"] for r in m.across["one"]])), RATIO),))  # fmt: skip
+SEVEN = Way("mean", "mean", lambda m: float(m["seven"]["x"]), RATIO)
+APART = Spec("T.2", "crosses seeds", "none", ("seven",), (SEVEN,), (Axis("twisted", {"twist": 1.0}),))
 EXACT = Spec("T.3", "an identity", "none", ("one",), exact=lambda seeds: (
     Statement("identity", "x = x", len(seeds), sum(m["one"]["x"] < 0 for m in seeds), 0.5),))  # fmt: skip
 NONE = Spec("T.4", "waits", "none")
-TOY = Experiment(
-    Toy(), Toy(size=2), {"one": {}, "two": lambda base: {"size": 10 * base.size}}, (SPEC, APART, EXACT, NONE),
-    across=("one",), donors=7,
-)  # fmt: skip
+ROLES = {"one": {}, "two": lambda base: {"size": 10 * base.size}, "seven": Across("one", Mean, lambda base: 7)}
+TOY = Experiment(Toy(), Toy(size=2), ROLES, (SPEC, APART, EXACT, NONE))
 
 
 def plan(*ids, full=False, quick=False, seeds=None):
     return TOY.plan(ids or TOY.ids, full=full, quick=quick, seeds=seeds)
 
 
-def compute(config):
-    return {"x": np.array(config.size + config.twist + 0.01 * config.seed)}
-
-
 def results(made):
-    return {config: compute(config) for config in made.configs()}
+    return computed(compute, made)
 
 
-def test_configs_are_roles_of_seeds_each_once_and_donors():
+def test_configs_are_roles_of_seeds_each_once():
     made = plan("T.1")
     assert made.seeds == 5
-    expected = {Toy(s, 1) for s in range(7)} | {Toy(s, 10) for s in range(5)}
+    expected = {Toy(s, 1) for s in range(5)} | {Toy(s, 10) for s in range(5)}
     assert set(made.configs()) == expected
     assert len(made.configs()) == len(expected)
 
@@ -63,7 +87,7 @@ def test_configs_are_roles_of_seeds_each_once_and_donors():
 def test_full_adds_axes_where_they_concern_a_role():
     made = plan("T.1", full=True, seeds=5)
     extra = set(made.configs()) - set(plan("T.1", seeds=5).configs())
-    assert extra == {Toy(s, 10, 1.0) for s in range(5)} | {Toy(s, 1, 2.0) for s in range(7)}
+    assert extra == {Toy(s, 10, 1.0) for s in range(5)} | {Toy(s, 1, 2.0) for s in range(5)}
     claim = made.claims(results(made))[0]
     by_name = {r.name: r for r in claim.readings}
     assert by_name["twisted"].values == pytest.approx([10.0] * 5)
@@ -75,14 +99,78 @@ def test_full_adds_axes_where_they_concern_a_role():
 def test_quick_starts_from_the_small_base():
     made = plan(quick=True)
     assert made.seeds == 2
-    assert {c.size for c in made.configs()} == {2, 20}
+    assert {c.size for c in results(made) if isinstance(c, Toy)} == {2, 20}
     claims = made.claims(results(made))
     assert [c.verdict for c in claims] == ["no verdict", "no verdict", "no verdict", "not tested"]
 
 
-def test_donors_are_seen_by_a_role_that_crosses_seeds():
-    (claim,) = plan("T.2").claims(results(plan("T.2")))
+def test_a_role_across_seeds_takes_its_own_and_those_after_it_and_comes_round():
+    made = plan("T.2")
+    assert [run.seed for run in made.run("seven", 3).runs] == [3, 4, 5, 6, 0, 1, 2]
+    assert made.configs() == [made.run("seven", seed) for seed in range(5)]
+    (claim,) = made.claims(results(made))
     assert claim.readings[0].values == pytest.approx([1.03] * 5)
+    (claim,) = plan("T.2", full=True).claims(results(plan("T.2", full=True)))
+    assert claim.readings[1].values == pytest.approx([2 + 0.01 * np.mean([s, *((s + i) % 8 for i in range(1, 7))])
+                                                      for s in range(8)])  # fmt: skip
+    with pytest.raises(ValueError, match="'seven' is made of several"):
+        made.config("seven", 0)
+
+
+def test_a_run_that_measures_another_reads_it():
+    made = replace(TOY, measured=Twice).plan(("T.1",), full=False, quick=False, seeds=5)
+    assert {type(config) for config in made.configs()} == {Twice}
+    (claim,) = made.claims(results(made))
+    assert claim.readings[0].values == pytest.approx([18.0] * 5)
+    assert made.found(results(made), "two", 3).config == Toy(3, 10)
+    assert made.found({}, "two", 3) is None
+    with pytest.raises(KeyError, match="two of seed 0 was not run"):
+        made.models({Twice(Toy(0)): {}}, ("one", "two"), 0)
+
+
+def test_runs_of_axes_and_donors_are_lean_unless_the_model_is_there_in_full():
+    axes = (Axis("ten", {"size": 10}, ("one",)), Axis("twisted", {"twist": 1.0}, ("two",)))
+    spec = replace(SPEC, axes=axes)
+    toy = replace(TOY, specs=(spec, APART), lean={"lean": True})
+    made = toy.plan((), full=True, quick=False, seeds=2)
+    assert made.config("one", 0, axes[0]) == Toy(0, 10)  # the run of "two", in full
+    assert made.config("two", 0, axes[0]) == Toy(0, 10)
+    assert made.config("two", 1, axes[1]) == Toy(1, 10, 1.0, lean=True)
+    assert made.config("one", 1, axes[1]) == Toy(1)
+    assert [run.lean for run in made.run("seven", 0).runs] == [False] * 2 + [True] * 5
+    assert [run.lean for run in made.run("seven", 0, APART.axes[0]).runs] == [True] * 7
+
+
+def test_what_is_run_once_has_no_control_on_an_axis():
+    control = (("the other", "control", lambda m: float(m["two"]["x"])), ("nothing", "chance", lambda m: 0.0))
+    way = Way("size", "x of one", lambda m: float(m["one"]["x"]), RATIO, control)
+    spec = Spec("T.5", "one is large", "none", ("one",), (way,), (Axis("twisted", {"twist": 1.0}),), once=("two",))
+    made = replace(TOY, specs=(spec,)).plan((), full=True, quick=False, seeds=2)
+    assert set(made.configs()) == {Toy(s, *rest) for s in range(2) for rest in ((1,), (10,), (1, 1.0))}
+    (claim,) = made.claims(results(made))
+    measured, trained = claim.readings
+    assert [null.name for null in measured.nulls] == ["the other", "nothing"]
+    assert [null.name for null in trained.nulls] == ["the other (not run)", "nothing"]
+    assert np.isnan(trained.nulls[0].values).all()
+
+
+def test_ways_of_a_full_run_and_of_other_roles():
+    more = Way("two", "x of two", lambda m: float(m["two"]["x"]), RATIO, roles=("two",), kind="train", full=True)
+    spec = Spec("T.6", "one is large", "none", ("one",), (Way("one", "x", lambda m: float(m["one"]["x"]), RATIO), more))
+    toy = replace(TOY, specs=(spec,))
+    default, full = (toy.plan((), full=full, quick=False, seeds=2) for full in (False, True))
+    assert set(default.configs()) == {Toy(0), Toy(1)}
+    assert set(full.configs()) == {Toy(0), Toy(1), Toy(0, 10), Toy(1, 10)}
+    assert default.readings() == [("T.6", "one is large", ["one"], ["two"])]
+    assert full.readings() == [("T.6", "one is large", ["one", "two"], [])]
+    (claim,) = default.claims(results(default))
+    assert (len(claim.readings), claim.left_out) == (1, ("two",))
+    (claim,) = full.claims(results(full))
+    assert [(r.name, r.kind, r.values[1]) for r in claim.readings] == [
+        ("one", "measure", pytest.approx(1.01)),
+        ("two", "train", pytest.approx(10.01)),
+    ]
+    assert claim.left_out == ()
 
 
 def test_exact_claims():
@@ -159,7 +247,9 @@ def test_counts_are_of_my_alone_and_a_missing_file_is_named(tmp_path, capsys):
 def test_every_claim_asked_for_has_its_row():
     """The rows that the issue names, with readings and nulls, or statements."""
     by_id = {
-        spec.id: spec for paper in PAPERS[1:] for spec in paper.plan((), full=True, quick=False, seeds=None).specs()
+        spec.id: spec
+        for paper in PAPERS[1:]
+        for spec in paper.experiment.plan((), full=True, quick=False, seeds=None).specs()
     }
     for id in ("GA.1", "GA.2a", "GA.2b", "GA.3", "GA.4a", "GA.4b", "MY.1c", "MY.2", "MY.3", "MY.4", "MY.5"):
         assert len(by_id[id].ways) > 2, id
@@ -176,7 +266,7 @@ def test_verdicts_md_says_what_is_judged():
     """The page fixes statistic, margin and nulls of every primary; the code must be what it says."""
     page = (Path(__file__).parents[1] / "docs" / "verdicts.md").read_text(encoding="utf-8")
     for paper in PAPERS[1:]:
-        for spec in paper.plan((), full=True, quick=False, seeds=None).specs():
+        for spec in paper.experiment.specs:
             if spec.ways:
                 way = spec.ways[0]
                 words = way.statistic.replace("|", "\\|")

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from _reproduce_jobs import computed
 
 from npmoe.geometry import grassmann
 from npmoe.geometry.pca import n_eff
@@ -15,8 +16,9 @@ from npmoe.probe.null import shuffled
 from npmoe.probe.representation import overlaps, routed_pca, subspaces
 from npmoe.probe.site import Site, site
 from npmoe.report.read import read_figure
-from npmoe.reproduce.experiment import Models
-from npmoe.reproduce.geometric_asymmetry import claims, figures, measure
+from npmoe.reproduce.experiment import Models, Run
+from npmoe.reproduce.geometric_asymmetry import GA, claims, figures, measure
+from npmoe.reproduce.geometric_asymmetry.config import Measured
 from npmoe.reproduce.mixture import PRIMARY, batch, build
 
 TINY = replace(PRIMARY, E=4, d=12, h=14, n=60, steps=8, draws=4)
@@ -27,14 +29,14 @@ R = len(measure.RANKS)
 def runs():
     experiment = replace(claims.EXPERIMENT, base=TINY)
     made = experiment.plan((), full=False, quick=False, seeds=5)
-    return made, {config: measure.compute(config) for config in made.configs()}
+    return made, computed(GA.compute, made)
 
 
 @pytest.fixture(scope="module")
 def one(runs):
     made, results = runs
     config = made.config("top2", 0)
-    return config, results[config]
+    return config, results[Measured(config)]
 
 
 def test_the_config_is_that_of_sc1():
@@ -141,11 +143,13 @@ def test_subspaces_that_gates_keep_apart_are_distinct_and_shuffled_ones_are_not(
     assert null > 0.3
 
 
-def test_independent_experts_come_from_different_runs():
-    E, runs = 4, 6
-    across = [{"mean jacobians": np.full((E, 1, 1), 10.0 * run) + np.arange(E)[:, None, None]} for run in range(runs)]
-    found = claims.independent(Models(4, {}, {}, {"top2": across}))[:, 0, 0]
-    assert found.tolist() == [40, 51, 2, 13]
+def test_independent_experts_come_from_different_runs(runs):
+    made, results = runs
+    m = made.models(results, ("independent top2",), 3)
+    seeds = [config.seed for config in made.run("independent top2", 3).runs]
+    assert seeds == [3, 4, 0, 1]
+    trained = [results[Measured(made.config("top2", seed))]["mean jacobians"][e] for e, seed in enumerate(seeds)]
+    np.testing.assert_array_equal(claims.independent(m), trained)
 
 
 def test_every_claim_has_its_numbers(runs):
@@ -162,6 +166,10 @@ def test_every_claim_has_its_numbers(runs):
     pair = np.sqrt(np.mean(off_diagonal(m["top2"]["cosines"][1]) ** 2))
     assert T.values[0] == pytest.approx(np.log(3 / (TINY.d * pair)))
     assert found["GA.5"].verdict == "not tested"
+
+
+def bumped(run, array, factor):
+    return replace(run, arrays={**run.arrays, array: factor * run[array]})
 
 
 @pytest.mark.parametrize(
@@ -185,7 +193,7 @@ def test_what_a_claim_says_raises_its_T(runs, id, role, array, factor, moves):
     made, results = runs
     spec = next(spec for spec in made.specs() if spec.id == id)
     m = made.models(results, spec.roles, 1)
-    changed = replace(m, runs={**m.runs, role: {**m.runs[role], array: factor * m.runs[role][array]}})
+    changed = replace(m, runs={**m.runs, role: bumped(m[role], array, factor)})
     T = spec.ways[0].T
     assert T(changed) - T(m) == pytest.approx(moves * np.log(2), abs=1e-9)
 
@@ -207,14 +215,15 @@ def test_a_null_is_the_same_statistic_of_its_own_arrays(runs, id, null, role, ar
     spec = next(spec for spec in made.specs() if spec.id == id)
     T0 = next(T0 for name, _, T0 in spec.ways[0].nulls if name == null)
     m = made.models(results, spec.roles, 1)
-    changed = replace(m, runs={**m.runs, role: {**m.runs[role], array: factor * m.runs[role][array]}})
+    changed = replace(m, runs={**m.runs, role: bumped(m[role], array, factor)})
     assert T0(changed) - T0(m) == pytest.approx(moves * np.log(2), abs=1e-9)
 
 
 def test_soft_at_the_n_eff_of_soft_is_soft_itself(runs):
     made, results = runs
-    soft = results[made.config("soft", 0)]
-    m = Models(0, {"soft": soft, "top2": soft}, {}, {})
+    soft = made.found(results, "soft", 0)
+    assert isinstance(soft, Run)
+    m = Models(0, {"soft": soft, "top2": soft})
     table = soft["overlap"][1]
     for r in measure.RANKS:
         assert claims._fewer(m, "overlap", claims.column_of(r)) == pytest.approx(claims.overlap_of(table, r))

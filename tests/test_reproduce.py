@@ -23,27 +23,31 @@ from npmoe.probe.null import thinned
 from npmoe.probe.representation import routed_pca
 from npmoe.report.read import read_figure, read_results
 from npmoe.reproduce import __main__ as command
-from npmoe.reproduce import mixture as config
+from npmoe.reproduce import mixture, run
 from npmoe.reproduce import paper as papers
-from npmoe.reproduce import run
+from npmoe.reproduce import trained as training
+from npmoe.reproduce.experiment import Run, Trial
 from npmoe.reproduce.mixture import PRIMARY, Config, batch, build, dense_of, generator
-from npmoe.reproduce.soft_clustering import SC1, measure
-from npmoe.reproduce.soft_clustering import plan as plans
-from npmoe.reproduce.soft_clustering.axes import AXES
-from npmoe.reproduce.soft_clustering.measure import compute, named_steps, snapshot_steps
-from npmoe.reproduce.soft_clustering.plan import IDS, LATER, Plan, all_claims, donors, plan, setting
-from npmoe.reproduce.soft_clustering.runs import Run, independent_cosines
-from npmoe.sweep import SweepError, sweep
+from npmoe.reproduce.papers import PAPERS
+from npmoe.reproduce.soft_clustering import SC1, axes
+from npmoe.reproduce.soft_clustering import runs as named
+from npmoe.reproduce.soft_clustering.axes import AXES, SETTINGS
+from npmoe.reproduce.soft_clustering.config import Measured
+from npmoe.reproduce.trained import Apart, named_steps, snapshot_steps
+from npmoe.reproduce.trained import apart as of_seeds
+from npmoe.sweep import SweepError, in_stages, sweep
 
 EARLY = 4  # in the place of 250 of so few steps
 SEEDS = 5
 SOURCE = SC1.source
+IDS = SC1.ids
+MODELS = ("dense", "top2", "soft", "wide")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def early():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "EARLY", EARLY)
+        patch.setattr(training, "EARLY", EARLY)
         yield
 
 
@@ -52,14 +56,28 @@ def runs(tmp_path_factory):
     return tmp_path_factory.mktemp("sc1") / "runs"
 
 
+def planned(ids=IDS, full=False, seeds=SEEDS, base=TINY):
+    return Trial(tiny(base).experiment, tuple(ids), full, seeds)
+
+
 def swept(made, folder):
     with np.errstate(all="raise"):
-        return sweep(made.configs(), compute, folder, source=SOURCE)
+        return sweep(made.configs(), SC1.compute, folder, source=SOURCE, reads=papers.reads)
+
+
+def of_role(role, axis=None, base=PRIMARY, seed=0):
+    """The config of a role's model, in the primary setting or on an axis."""
+    return planned(base=base).config(role, seed, axis)
+
+
+def models_of(made):
+    """The training runs of a plan."""
+    return [run for run in in_stages(made.configs(), papers.reads) if isinstance(run, Config)]
 
 
 @pytest.fixture(scope="module")
 def made():
-    return Plan(IDS, full=False, seeds=SEEDS, base=TINY)
+    return planned()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +88,7 @@ def results(made, runs):
 @pytest.fixture(scope="module")
 def ledger(made, results):
     with np.errstate(all="raise"):
-        return {claim.id: claim for claim in all_claims(results, made)}
+        return {claim.id: claim for claim in made.claims(results)}
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +117,9 @@ def test_primary_is_the_set_up_of_the_paper():
     assert (PRIMARY.front, PRIMARY.around, PRIMARY.layers, PRIMARY.inputs, PRIMARY.targets) == (
         "none", "none", 1, "gaussian", "gaussian",
     )  # fmt: skip
-    chosen = setting(None)
-    assert (chosen.moe, chosen.soft.k, chosen.dense.h, chosen.wide.h) == (PRIMARY, 8, 128, 1024)
-    assert {chosen.dense.E, chosen.wide.E} == {1}
+    dense, top2, soft, wide = map(of_role, MODELS)
+    assert (top2, soft.k, dense.h, wide.h) == (PRIMARY, 8, 128, 1024)
+    assert (dense, wide) == (dense_of(PRIMARY), dense_of(PRIMARY, h=1024))
 
 
 @pytest.mark.parametrize(
@@ -126,19 +144,19 @@ def leaves(model):
 
 
 def test_soft_and_top_2_of_a_seed_start_alike_and_share_the_batch_and_seeds_do_not():
-    chosen = setting(None, TINY)
-    moe, soft, other = chosen.moe, chosen.soft, replace(chosen.moe, seed=1)
+    dense, moe, soft, wide = (of_role(role, base=TINY) for role in MODELS)
+    other = replace(moe, seed=1)
     for a, b in zip(leaves(build(moe)), leaves(build(soft)), strict=True):
         np.testing.assert_array_equal(a, b)
     assert (build(moe).k, build(soft).k) == (2, TINY.E)
-    for same in (soft, chosen.dense, chosen.wide, replace(moe, steps=3, scheme="he", temperature=2.0)):
+    for same in (soft, dense, wide, replace(moe, steps=3, scheme="he", temperature=2.0)):
         np.testing.assert_array_equal(batch(moe).x, batch(same).x)
         np.testing.assert_array_equal(batch(moe).y, batch(same).y)
     for a, b in zip(leaves(build(moe)), leaves(build(other)), strict=True):
         assert not np.isin(a, b).any()
     assert not np.isin(batch(moe).x, batch(other).x).any()
     assert not np.isin(batch(moe).x, batch(moe).y).any()
-    assert not np.isin(build(chosen.dense).W1, build(moe).experts[0].W1).any()
+    assert not np.isin(build(dense).W1, build(moe).experts[0].W1).any()
 
 
 def test_axes_do_what_their_names_say():
@@ -159,7 +177,7 @@ def test_axes_do_what_their_names_say():
     assert np.abs(last.experts[0].W1 - build(frozen).experts[0].W1).max() > 0
 
     np.testing.assert_array_equal(batch(made("targets x")).y, batch(TINY).x)
-    fresh = config.fresh_targets(made("targets fresh each step"))
+    fresh = mixture.fresh_targets(made("targets fresh each step"))
     np.testing.assert_array_equal(fresh(0), batch(TINY).y)
     assert not np.isin(fresh(0), fresh(1)).any()
     np.testing.assert_array_equal(fresh(1), fresh(1))
@@ -182,7 +200,7 @@ def test_snapshots_hold_the_named_steps(steps, keep):
 
 
 def test_snapshots_of_the_primary_are_forty_and_log_spaced(monkeypatch):
-    monkeypatch.setattr(measure, "EARLY", 250)
+    monkeypatch.setattr(training, "EARLY", 250)
     found = [step for step in snapshot_steps(PRIMARY) if step > 20]
     assert {250, 500, 1000} < set(found)
     assert all(b / a < 1.25 for a, b in pairwise(found))
@@ -192,9 +210,11 @@ def test_snapshots_of_the_primary_are_forty_and_log_spaced(monkeypatch):
 
 
 def test_modes_have_the_seeds_that_the_rule_asks_for():
+    plan = SC1.experiment.plan
     assert plan(IDS, full=False, quick=False, seeds=None).seeds == FEWEST_SEEDS == 5
     assert plan(IDS, full=True, quick=False, seeds=None).seeds == 8
-    assert plan((), full=True, quick=False, seeds=3) == Plan(IDS, True, 3, PRIMARY)
+    made = plan((), full=True, quick=False, seeds=3)
+    assert (made.ids, made.full, made.seeds, made.base) == (IDS, True, 3, PRIMARY)
     quick = plan(IDS, full=False, quick=True, seeds=None)
     assert quick.quick
     assert quick.base != PRIMARY
@@ -208,28 +228,40 @@ def test_ids_are_those_of_the_paper_in_its_order():
 
 @pytest.mark.parametrize("full", [False, True])
 def test_every_run_is_planned_once_and_equal_baselines_are_one(full):
-    found = Plan(IDS, full, 8).configs()
+    found = models_of(planned(full=full, seeds=8, base=PRIMARY))
     assert len(set(found)) == len(found)
     seed0 = [replace(c, lean=True) for c in found if c.seed == 0]
     assert len(set(seed0)) == len(seed0), "the same model is not trained twice for being measured twice"
     dense = {c for c in found if c.E == 1}
     assert all((c.temperature, c.bias, c.alike, c.frozen, c.k) == (1.0, False, False, (), 1) for c in dense)
     for axis in AXES:
-        chosen, primary = setting(axis), setting(None)
-        if axis.concerns == "moe":
-            assert (chosen.dense, chosen.wide) == (primary.dense, primary.wide)
-        if axis.concerns == "dense":
-            assert (chosen.moe, chosen.soft, chosen.wide) == (primary.moe, primary.soft, primary.wide)
-            assert chosen.dense.h == axis.change["h"]
+        for role in set(MODELS) - set(axis.roles or MODELS):
+            assert of_role(role, axis) == of_role(role), (axis.name, role)
+        if axis.roles == ("dense",):
+            assert of_role("dense", axis).h == axis.change["h"]
     if not full:
         assert not {c for c in found if c.steps != 1000 or c.n != 512 or c.scheme != "pytorch"}
 
 
 def test_same_setting_by_two_names_is_one_run():
     residual = next(axis for axis in AXES if axis.name == "residual")
-    assert setting(residual).moe == setting(LATER["b"][0]).moe
+    assert of_role("top2", residual) == of_role(axes.role_in(SETTINGS["b"][0], "top2"))
     k8 = next(axis for axis in AXES if axis.name == "k = 8")
-    assert setting(k8).moe == setting(None).soft
+    assert of_role("top2", k8) == of_role("soft")
+
+
+def test_papers_that_ask_for_one_model_train_it_once():
+    """GA's top-2 and soft models, and its independent experts, are SC1's."""
+    sc1, ga = (
+        set(in_stages(paper.experiment.plan((), full=False, quick=False, seeds=None).configs(), papers.reads))
+        for paper in PAPERS[:2]
+    )
+    shared = {asked for asked in ga if isinstance(asked, Config | Apart)}
+    assert {type(asked) for asked in shared} == {Config, Apart}
+    assert shared < sc1
+    for config in shared:
+        assert PAPERS[0].source_of(config) == PAPERS[1].source_of(config)
+        assert PAPERS[0].computes[type(config)] is PAPERS[1].computes[type(config)]
 
 
 # What claims.md names as train readings, by what a change concerns
@@ -260,7 +292,7 @@ TRAIN = {
 
 def test_every_axis_is_a_reading_of_every_claim_that_it_can_change():
     assert {axis.name for axis in AXES} == BOTH | DENSE | MIXTURE
-    whole, default = Plan(IDS, True, 8).readings(), Plan(IDS, False, 5).readings()
+    whole, default = planned(full=True, base=PRIMARY).readings(), planned(base=PRIMARY).readings()
     for (id, _, run_now, none), (same, _, measured, left_out) in zip(whole, default, strict=True):
         assert id == same
         assert none == []
@@ -328,7 +360,7 @@ def test_claims_asked_for_alone_have_the_numbers_of_all(ledger, results, made):
     few = replace(made, ids=("SC1.3", "SC1.8", "SC1.10b"))
     needed = set(few.configs())
     assert needed < set(results)
-    alone = all_claims({c: results[c] for c in needed}, few)
+    alone = few.claims({c: results[c] for c in needed})
     assert [claim.id for claim in alone] == ["SC1.3", "SC1.8", "SC1.10b"]
     for claim in alone:
         assert claim.as_json() == ledger[claim.id].as_json()
@@ -342,16 +374,16 @@ def short_axes(monkeypatch):
         "250 steps": {"steps": 6}, "5000 steps": {"steps": 260}, "dense h = 256": {"h": 15},
         "dense h = 1024": {"h": 30}, "N = 128": {"n": 24}, "N = 256": {"n": 40},
     }  # fmt: skip
-    axes = tuple(axis._replace(change=small.get(axis.name, axis.change)) for axis in AXES)
-    monkeypatch.setattr(plans, "AXES", axes)
+    short = tuple(axis._replace(change=small.get(axis.name, axis.change)) for axis in AXES)
+    monkeypatch.setattr(axes, "AXES", short)
 
 
 @pytest.mark.usefixtures("short_axes")
 def test_full_run_has_every_reading_and_none_is_zero_by_construction(tmp_path):
     base = replace(TINY, steps=8, keep=2, draws=1)
-    full = Plan(IDS, True, 2, base)
+    full = planned(full=True, seeds=2, base=base)
     results = swept(full, tmp_path)
-    found = {claim.id: claim for claim in all_claims(results, full)}
+    found = {claim.id: claim for claim in full.claims(results)}
     assert tuple(found) == IDS
     for id, claim in found.items():
         assert claim.left_out == ()
@@ -373,14 +405,14 @@ def test_full_run_has_every_reading_and_none_is_zero_by_construction(tmp_path):
                 more = replace(reading, values=(1.0, 1.1) * 4, nulls=tuple(replace(n, values=n.values * 4) for n in
                                reading.nulls if n.kind == "control"))  # fmt: skip
                 assert judge(more) == "undecided"
-    for axis in plans.AXES:
-        m = plans.models(results, setting(axis, base), 0, full)
-        for id, other in (("SC1.7", m.dense), ("SC1.8", m.soft)):
+    for axis in axes.AXES:
+        for id, other in (("SC1.7", "dense"), ("SC1.8", "soft")):
             if any(reading.name == axis.name for reading in found[id].readings):
-                assert np.abs(m.moe.arrays["pca"][0] - other.arrays["pca"][0]).min() > 0, (id, axis.name)
-    axes = {f"{axis.name}, {id}" for axis in (a for letter in LATER.values() for a in letter) for id in
-            ("SC1.4", "SC1.5", "SC1.8")}  # fmt: skip
-    assert {r.name for id, claim in found.items() if "10" in id for r in claim.readings} == axes
+                m = full.models(results, ("top2", other), 0, axis)
+                assert np.abs(m["top2"]["pca"][0] - m[other]["pca"][0]).min() > 0, (id, axis.name)
+    both = {f"{setting.name}, {id}" for setting in (s for letter in SETTINGS.values() for s in letter) for id in
+             ("SC1.4", "SC1.5", "SC1.8")}  # fmt: skip
+    assert {r.name for id, claim in found.items() if "10" in id for r in claim.readings} == both
 
 
 # ---- every T by a second route -----------------------------------------------------------------------------------
@@ -390,7 +422,7 @@ def test_full_run_has_every_reading_and_none_is_zero_by_construction(tmp_path):
 @functools.cache
 def trained(which, seed, **change):
     """All models of a run, step by step, with their losses: [(loss, model)]."""
-    made = replace(getattr(setting(None, TINY), which), seed=seed, **change)
+    made = replace(of_role({"moe": "top2"}.get(which, which), base=TINY), seed=seed, **change)
     data = batch(made)
     return [(loss, model) for _, loss, model in npmoe.fit(build(made), data.x, data.y, made.steps)]
 
@@ -729,9 +761,8 @@ def test_what_is_said_beside_and_as_size(ledger):
 
 def test_later_claims_are_changes_of_earlier_ones(ledger, results):
     here = found_in(ledger, "SC1.4", "SVD of the mean, at equal steps")
-    chosen = setting(LATER["a"][0], TINY)
     for seed in range(SEEDS):
-        there = replace(chosen.moe, seed=seed)
+        there = of_role(axes.role_in(SETTINGS["a"][0], "top2"), base=TINY, seed=seed)
         assert there.temperature == 4
         x, *_ = batch(there)
         *_, (_, _, mixture) = npmoe.fit(build(there), x, batch(there).y, there.steps)
@@ -782,57 +813,48 @@ def series(losses, values):
     ],
 )
 def test_value_at_equal_loss(losses, values, loss, expected):
-    found = series(losses, values).at_loss("sigma mean", loss)
+    found = named.at_loss(series(losses, values), "sigma mean", loss)
     assert math.isnan(found) if expected is None else found == pytest.approx(expected)
 
 
 def test_thinned_sites_are_read_off_between_sizes():
     """At sizes between those measured, within 0.3 of a component of 60 direct draws."""
     made = replace(dense_of(TINY), n=160, steps=1, draws=20)
-    arrays = compute(made)
+    arrays = SC1.compute(Measured(made), {made: training.train(made)})
     assert arrays["thin n_eff"].tolist() == [16, 24, 32, 48, 64, 96, 128, 160]
     found, rng = Run(made, arrays), np.random.default_rng(5)
     here = npmoe.site(build(made), batch(made).x)
     for size in (20, 40, 80, 144):
         draws = [routed_pca(thinned(here, size, rng)).eigenvalues[0] for _ in range(60)]
-        assert abs(found.thinned("k90", 0, size) - np.mean([components(v) for v in draws])) < 0.3
-        assert abs(found.thinned("cum10", 0, size) - np.mean([top_ten(v) for v in draws])) < 0.004
-    assert found.thinned("k90", 0, 160) == found.ranks("k90", 0)
+        assert abs(named.thinned(found, "k90", 0, size) - np.mean([components(v) for v in draws])) < 0.3
+        assert abs(named.thinned(found, "cum10", 0, size) - np.mean([top_ten(v) for v in draws])) < 0.004
+    assert named.thinned(found, "k90", 0, 160) == named.ranks(found, "k90", 0)
 
 
 @pytest.mark.parametrize(("seeds", "E"), [(5, 3), (8, 8), (2, 8), (5, 8), (1, 3)])
 def test_independent_experts_are_of_as_many_seeds(seeds, E):
-    class Told:
-        def __init__(self, run):
-            self.run = run
-
-        def __getitem__(self, what):
-            end, e = what
-            assert end == 1, "trained"
-            asked.append((self.run, e))
-            return np.eye(2)
-
-    class Arrays(dict):
-        def __getitem__(self, name):
-            return Told(self["run"]) if name == "mean jacobians" else super().__getitem__(name)
-
-    made = [Run(replace(TINY, E=E, seed=s), Arrays(steps=np.zeros(1), run=s)) for s in donors(seeds, E)]
+    made = planned(seeds=seeds, base=replace(TINY, E=E))
     everyone = []
     for seed in range(seeds):
-        asked = []
-        independent_cosines(made, seed)
-        assert [e for _, e in asked] == list(range(E))
-        assert len({run for run, _ in asked}) == E, "two experts of one seed share init and batch"
-        assert asked[0] == (seed, 0)
-        everyone += asked
+        run = made.run("independent top2", seed)
+        assert len(run.runs) == len({config.seed for config in run.runs}) == E, "two of one seed share init and batch"
+        assert run.runs[0] == made.config("top2", seed)
+        assert {replace(config, seed=0, lean=False) for config in run.runs} == {made.config("top2", 0)}
+        everyone += [(config.seed, e) for e, config in enumerate(run.runs)]
     assert len(set(everyone)) == len(everyone)
 
 
+def test_independent_experts_are_those_of_the_runs_that_are_read():
+    configs = tuple(of_role("top2", base=TINY, seed=seed) for seed in range(TINY.E))
+    (means_of,) = of_seeds(Apart(configs), {config: training.train(config) for config in configs}).values()
+    for e, config in enumerate(configs):
+        np.testing.assert_allclose(means_of[e], means("moe", config.seed)[e], rtol=0, atol=1e-12)
+
+
 def test_fewer_seeds_than_experts_take_donors():
-    few = Plan(("SC1.9",), False, 2, TINY)
-    found = [(c.seed, c.k, c.lean) for c in few.configs() if c.E > 1]
+    found = [(c.seed, c.k, c.lean) for c in models_of(planned(("SC1.9",), seeds=2)) if c.E > 1]
     assert set(found) == {(0, 2, False), (1, 2, False), (2, 2, True), (0, 3, False), (1, 3, False), (2, 3, True)}
-    assert {c.seed for c in Plan(("SC1.8",), False, 2, TINY).configs()} == {0, 1}
+    assert {c.seed for c in models_of(planned(("SC1.8",), seeds=2))} == {0, 1}
 
 
 # ---- what is written ---------------------------------------------------------------------------------------------
@@ -975,7 +997,7 @@ def test_writing_again_gives_the_same_bytes_and_drops_figures_that_are_no_more(
 
 def only(monkeypatch, **changes):
     """The command knows SC1 alone, on a tiny model."""
-    monkeypatch.setattr(command, "PAPERS", (replace(SC1, plan=tiny(TINY), **changes),))
+    monkeypatch.setattr(command, "PAPERS", (replace(tiny(TINY), **changes),))
 
 
 @pytest.fixture
@@ -983,7 +1005,7 @@ def call(monkeypatch, tmp_path, capsys):
     """main() on a tiny model and in this process -> exit status, standard output, standard error."""
     only(monkeypatch)
     monkeypatch.setattr(run, "RECORDED", tmp_path / "recorded.json")
-    monkeypatch.setattr(papers, "source_hash", lambda *_: SOURCE)  # reading all source takes longer than a run
+    monkeypatch.setattr(papers, "_source", lambda files: SOURCE)  # as `swept` names them
 
     def made(*words, output=tmp_path / "out"):
         with np.errstate(under="ignore"):
@@ -1005,8 +1027,8 @@ def one_line(status, out, err):
 @pytest.fixture(scope="module")
 def one_claim(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
-    made = Plan(("SC1.6",), False, SEEDS, TINY)
-    run.write(folder, run.results_of(SC1, all_claims(swept(made, folder / "runs"), made), made, {}), {})
+    made = planned(("SC1.6",))
+    run.write(folder, run.results_of(SC1, made.claims(swept(made, folder / "runs")), made, {}), {})
     return folder
 
 
@@ -1299,7 +1321,7 @@ def test_run_that_fails_is_named_without_a_traceback(out, call, monkeypatch):
         raise ValueError("expected better weather")
 
     before = files(out)
-    only(monkeypatch, compute=failing)
+    only(monkeypatch, computes={**SC1.computes, Config: failing})
     status, told, err = call("SC1.6", "--fresh")
     assert (status, told) == (2, "")
     assert err.splitlines() == [
@@ -1312,9 +1334,9 @@ def test_interrupted_call_says_how_to_go_on(call, tmp_path, monkeypatch):
     def interrupting(config):
         if config.seed == 2:
             raise KeyboardInterrupt
-        return compute(config)
+        return training.train(config)
 
-    only(monkeypatch, compute=interrupting)
+    only(monkeypatch, computes={**SC1.computes, Config: interrupting})
     status, told, err = call("SC1.6")
     assert (status, told) == (130, "")
     assert "The same call continues there: python -m npmoe.reproduce SC1.6 " in err
@@ -1324,7 +1346,12 @@ def test_interrupted_call_says_how_to_go_on(call, tmp_path, monkeypatch):
 
 def test_runs_that_are_there_are_not_computed_again_but_by_fresh(out, call, monkeypatch):
     calls = []
-    only(monkeypatch, compute=lambda config: calls.append(config.seed) or compute(config))
+
+    def counted(config):
+        calls.append(config.seed)
+        return training.train(config)
+
+    only(monkeypatch, computes={**SC1.computes, Config: counted})
     before = files(out)
     assert call("SC1.6")[0] == 0
     assert calls == []

@@ -12,9 +12,11 @@ import pytest
 from _reproduce_jobs import FIGURES, TINIEST, tiny
 
 import npmoe
-from npmoe.reproduce.soft_clustering.plan import IDS
+from npmoe.reproduce.paper import reads
+from npmoe.sweep import in_stages
 
-RUNS = len(tiny(TINIEST)(IDS, full=False, quick=False, seeds=2).configs())
+PLAN = tiny(TINIEST).experiment.plan((), full=False, quick=False, seeds=2)
+RUNS = len(in_stages(PLAN.configs(), reads))
 # in the order in which they get their names, after format.json, the runs, and format.json once more
 OUTPUTS = (
     *(f"figures/{name}.json" for name in FIGURES),

@@ -10,6 +10,7 @@ import npmoe
 from npmoe.data import synthetic
 from npmoe.probe.site import Site
 from npmoe.report.read import read_figure
+from npmoe.reproduce.experiment import Run
 from npmoe.reproduce.routing_reflects_geometry import claims, config, figures, measure
 from npmoe.reproduce.routing_reflects_geometry.config import BASE, Config, batch, build, feed
 
@@ -261,7 +262,7 @@ def test_matching_alone_makes_any_number():
 def bump(runs, role, array, place, by):
     table = np.array(runs[role][array], float)
     table[place] += by
-    return {**runs, role: {**runs[role], array: table}}
+    return {**runs, role: replace(runs[role], arrays={**runs[role].arrays, array: table})}
 
 
 SAME, OTHER = measure.COMPARED.index("same query"), measure.COMPARED.index("other topics")
@@ -288,7 +289,7 @@ def test_what_a_claim_says_raises_its_T(runs, id, role, array, place, moves):
     m = made.models(results, spec.roles, 0)
     if id == "MY.2":
         cells = zip(claims.CELLS, (0.8, 0.5, 0.3, 0.2), strict=True)
-        m = replace(m, runs={cell: {"information": np.array([0, v])} for cell, v in cells})
+        m = replace(m, runs={cell: Run(None, {"information": np.array([0, v])}) for cell, v in cells})
     T = spec.ways[0].T
     changed = replace(m, runs=bump(m.runs, role, array, place, 0.1))
     assert T(changed) - T(m) == pytest.approx(moves * 0.1, abs=1e-12)
@@ -299,9 +300,7 @@ def test_suppression_is_a_smaller_response_with_the_loss(runs):
     spec = next(spec for spec in made.specs() if spec.id == "MY.3")
     m = made.models(results, spec.roles, 0)
     for role, moves in (("weight 0", 1), ("weight 0.01", -1), ("weight 0.1", 0)):
-        response = m.runs[role]["response"].copy()
-        response[1, 0] *= 2
-        changed = replace(m, runs={**m.runs, role: {**m.runs[role], "response": response}})
+        changed = replace(m, runs=bump(m.runs, role, "response", (1, 0), m[role]["response"][1, 0]))
         assert spec.ways[0].T(changed) - spec.ways[0].T(m) == pytest.approx(moves * np.log(2))
     T = {way.name: way.T for way in spec.ways}
     for name, column, rows in (("gradient along the mean", 0, (0.1,)), ("gradient against the response", 1, (0.1,))):

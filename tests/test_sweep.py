@@ -3,6 +3,7 @@
 import concurrent.futures as cf
 import dataclasses
 import doctest
+import inspect
 import json
 import os
 import signal
@@ -18,12 +19,14 @@ import pytest
 from _sweep_jobs import SOURCE, TOYS, Toy, another, compute, dying, failing, threads
 from threadpoolctl import threadpool_limits
 
+import npmoe
 import npmoe.sweep
-from npmoe.sweep import SweepError, executor, run_id, source_hash, sweep
+from npmoe.reproduce.papers import PAPERS
+from npmoe.sweep import SweepError, executor, in_stages, reached, run_id, source_hash, sweep
 
 
 def toys(folder, configs=TOYS[:3], function=compute, **options):
-    return sweep(configs, function, folder, source=SOURCE, **options)
+    return sweep(configs, function, folder, **{"source": SOURCE, **options})
 
 
 def files(folder):
@@ -527,26 +530,175 @@ def test_source_hash_changes_with_meaning_alone(tmp_path, old, new, same):
     assert (source_hash(file) == before) is same
 
 
-def test_source_hash_of_a_package_knows_names_not_places(tmp_path):
-    for place in ("here", "there"):
-        room = tmp_path / place / "package" / "room"
-        room.mkdir(parents=True)
-        for name in ("package/__init__.py", "package/a.py", "package/room/__init__.py", "package/room/b.py"):
-            (tmp_path / place / name).write_text(f"name = {name!r}")
-    here, there = tmp_path / "here" / "package", tmp_path / "there" / "package"
-    before = source_hash(here)
-    assert before == source_hash(there)
-    assert before == source_hash(here / "room", here / "a.py", here / "__init__.py", here / "room" / "b.py")
-    assert before != source_hash(here / "room")
-    (there / "room" / "b.py").rename(there / "room" / "c.py")
-    assert before != source_hash(there)
+def package(root, files):
+    """A package below root; the source of each module by its dotted name."""
+    for name, source in files.items():
+        path = root.joinpath(*name.split(".")).with_suffix(".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+    for folder in {path.parent for path in root.rglob("*.py")}:
+        for above in (folder, *folder.parents):
+            if above == root:
+                break
+            (above / "__init__.py").touch()
+    return root
+
+
+def test_source_hash_knows_names_not_places(tmp_path):
+    here, there = (package(tmp_path / place, {"p.a": "x = 1", "p.room.b": "x = 2"}) for place in ("here", "there"))
+    before = source_hash(here / "p" / "a.py", here / "p" / "room" / "b.py")
+    assert before == source_hash(there / "p" / "room" / "b.py", there / "p" / "a.py", there / "p" / "a.py")
+    assert before != source_hash(here / "p" / "a.py")
+    (there / "p" / "room" / "b.py").rename(there / "p" / "room" / "c.py")
+    assert before != source_hash(there / "p" / "a.py", there / "p" / "room" / "c.py")
 
 
 def test_source_hash_of_nothing(tmp_path):
-    with pytest.raises(ValueError, match=f"expected Python files.* got {tmp_path}"):
-        source_hash(tmp_path)
-    with pytest.raises(FileNotFoundError):
-        source_hash(tmp_path / "missing.py")
+    for function in (source_hash, reached):
+        with pytest.raises(ValueError, match="expected Python files; got none"):
+            function()
+        with pytest.raises(FileNotFoundError):
+            function(tmp_path / "missing.py")
+
+
+LAB = {
+    "p.run": "import numpy, p.first\nfrom p.model import moe\nfrom .near import f\nfrom p.ledger import Rule",
+    "p.first": "from p.model.deep import g as h",
+    "p.model.moe": "def f():\n    from ..geometry.pca import k_at",
+    "p.model.deep": "",
+    "p.model.other": "import p.run",
+    "p.geometry.pca": "from . import spectra",
+    "p.geometry.spectra": "from p.run import compute  # a circle",
+    "p.near": "if True:\n    import p.late",
+    "p.late": "",
+    "p.ledger.__init__": "from p.ledger.rule import Rule",
+    "p.ledger.rule": "class Rule: pass",
+    "p.ledger.words": "",
+}
+
+
+def test_what_a_run_reaches_are_the_modules_that_are_imported_one_from_another(tmp_path):
+    root = package(tmp_path, LAB)
+    found = {path.relative_to(root / "p").as_posix() for path in reached(root / "p" / "run.py")}
+    assert found == {
+        "run.py", "first.py", "model/moe.py", "model/deep.py", "geometry/pca.py", "geometry/spectra.py", "near.py",
+        "late.py", "ledger/__init__.py", "ledger/rule.py",
+    }  # fmt: skip
+
+
+def test_an_unrelated_module_renames_no_run_and_a_used_formula_does(tmp_path):
+    root = package(tmp_path, LAB)
+
+    def name():
+        return run_id(Toy(0), source_hash(*reached(root / "p" / "run.py")))
+
+    before = name()
+    (root / "p" / "model" / "attention.py").write_text("import p.model.moe\nx = 1")
+    (root / "p" / "model" / "other.py").write_text("x = 2")
+    (root / "p" / "model" / "__init__.py").write_text("from p.model import attention")
+    assert name() == before
+    for used in ("late", "geometry/spectra", "ledger/rule"):
+        file = root / "p" / f"{used}.py"
+        source = file.read_text()
+        file.write_text(f"{source}\nx = 3")
+        assert name() != before, used
+        file.write_text(f"{source}\n# reworded")
+        assert name() == before
+
+
+def test_the_runs_of_papers_reach_what_computes_them_and_neither_rule_nor_page():
+    root = Path(npmoe.__file__).parent
+    for paper in PAPERS:
+        for function in paper.computes.values():
+            found = {path.relative_to(root).as_posix() for path in reached(Path(inspect.getfile(function)))}
+            assert {"calculus/scalar.py", "model/moe.py", "probe/site.py"} <= found
+            assert not {path for path in found if path.startswith(("ledger", "report", "sweep", "verify", "battery"))}
+            judging = {"claims", "ways", "axes", "runs", "figures", "experiment", "paper", "papers", "run"}
+            assert not judging & {Path(path).stem for path in found}
+
+
+# Runs that read other runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Sum:
+    """The sum of other runs, toys or sums."""
+
+    of: tuple
+
+    def reads(self):
+        return self.of
+
+
+def summed(config, read=None):
+    if isinstance(config, Sum):
+        assert set(read) == set(config.of)
+        return {"x": sum(read[other]["x"].sum() for other in config.of) + np.zeros(1)}
+    assert read is None
+    return compute(config)
+
+
+def totals(folder, configs, **options):
+    return toys(folder, configs, options.pop("function", summed), reads=lambda c: getattr(c, "of", ()), **options)
+
+
+@pytest.mark.parametrize("kind", ["serial", "threads"])
+def test_a_run_reads_others_which_are_computed_first_and_once(tmp_path, kind):
+    asked = [Sum((TOYS[0], TOYS[1])), Sum((Sum((TOYS[0], TOYS[1])), TOYS[2])), TOYS[2]]
+    with executor(kind, 3) as pool:
+        found = totals(tmp_path, asked, executor=pool)
+    assert list(found) == asked, "what was asked for, and no more"
+    x = [compute(toy)["x"].sum() for toy in TOYS[:3]]
+    np.testing.assert_allclose([found[config]["x"][0] for config in asked[:2]], [x[0] + x[1], sum(x)], rtol=1e-14)
+    assert len(list(tmp_path.glob("*.npz"))) == 5
+    before = files(tmp_path)
+    totals(tmp_path, asked, function=refuse)
+    assert files(tmp_path) == before
+
+
+def test_what_a_finished_run_has_read_is_not_wanted_again(tmp_path):
+    total = Sum((TOYS[0], TOYS[1]))
+    totals(tmp_path, [total])
+    names = {toy: tmp_path / f"{run_id(toy, SOURCE)}.npz" for toy in (*TOYS[:2], total)}
+    for toy in TOYS[:2]:
+        names[toy].unlink()
+    totals(tmp_path, [total], function=refuse)
+    names[total].unlink()
+    calls = []
+    totals(tmp_path, [total], function=lambda config, *read: calls.append(config) or summed(config, *read))
+    assert calls == [*TOYS[:2], total]
+    names[total].unlink()
+    names[TOYS[1]].unlink()
+    calls.clear()
+    totals(tmp_path, [total], function=lambda config, *read: calls.append(config) or summed(config, *read))
+    assert calls == [TOYS[1], total]
+
+
+def test_where_a_run_fails_those_that_read_it_are_not_begun(tmp_path):
+    def broken(config, *read):
+        if config == TOYS[1]:
+            raise ValueError("expected better weather")
+        assert not read
+        return compute(config)
+
+    with pytest.raises(ValueError, match="better weather"), executor("threads", 1) as pool:
+        totals(tmp_path, [Sum((TOYS[0], TOYS[1])), TOYS[2]], function=broken, executor=pool)
+    assert (tmp_path / f"{run_id(TOYS[0], SOURCE)}.npz").exists()
+
+
+def test_a_run_that_comes_to_read_itself_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected a run that reads others than itself; got 2"):
+        in_stages([2], lambda n: [n % 3 + 1])
+    with pytest.raises(ValueError, match="reads others than itself"):
+        toys(tmp_path / "runs", TOYS[:1], refuse, reads=lambda toy: [toy])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_each_kind_of_run_may_have_a_source_of_its_own(tmp_path):
+    total = Sum((TOYS[0],))
+    totals(tmp_path, [total], source=lambda config: type(config).__name__)
+    names = {f"{run_id(TOYS[0], 'Toy')}.npz", f"{run_id(total, 'Sum')}.npz"}
+    assert {path.name for path in tmp_path.glob("*.npz")} == names
 
 
 # Executors, BLAS threads, progress

@@ -89,9 +89,13 @@ ROLES: dict[str, Role] = {
 
 
 def axes_of(id: str, roles: tuple[str, ...]) -> Callable[[Config], tuple[Axis, ...]]:
-    """The *train* axes that a claim which reads these roles has a reading for, of a base."""
-    concerned = [axis for axis in AXES if not axis.roles or set(axis.roles) & set(roles)]
-    return lambda base: tuple(axis for axis in concerned if _defined(id, axis, base))
+    """The *train* axes that a claim which reads these roles has a reading for, as a function of the base."""
+
+    def found(base: Config) -> tuple[Axis, ...]:
+        concerned = [axis for axis in AXES if not axis.roles or set(axis.roles) & set(roles)]
+        return tuple(axis for axis in concerned if _defined(id, axis, base))
+
+    return found
 
 
 def _defined(id: str, axis: Axis, base: Config) -> bool:
