@@ -17,7 +17,7 @@ from npmoe.probe.representation import overlaps, routed_pca, subspaces
 from npmoe.probe.site import Site, site
 from npmoe.report.read import read_figure
 from npmoe.reproduce.experiment import Models, Run
-from npmoe.reproduce.geometric_asymmetry import GA, claims, figures, measure
+from npmoe.reproduce.geometric_asymmetry import GA, claims, figures, measure, ways
 from npmoe.reproduce.geometric_asymmetry.config import Measured
 from npmoe.reproduce.mixture import PRIMARY, batch, build
 
@@ -65,7 +65,7 @@ def test_overlaps_and_distances_by_principal_angles(one):
     here = site(model, data.x)
     found = subspaces(here)
     np.testing.assert_allclose(found.eigenvalues, routed_pca(here).eigenvalues, rtol=1e-9, atol=1e-12)
-    column = claims.column_of(measure.RANK)
+    column = ways.column_of(measure.RANK)
     U, V = found.axes[0][:, : measure.RANK], found.axes[2][:, : measure.RANK]
     theta = grassmann.principal_angles(U, V)
     assert run["overlap"][1, 0, 2, column] == pytest.approx(grassmann.overlap(theta), rel=1e-10)
@@ -94,11 +94,11 @@ def test_chance_z_is_one_for_random_matrices_and_subspaces():
     rng = np.random.default_rng(0)
     E, d = 60, 24
     J = rng.standard_normal((E, d, d))
-    assert claims.functional_z(cosines(J), d) == pytest.approx(1, abs=3 / np.sqrt(E * (E - 1)))
+    assert ways.functional_z(cosines(J), d) == pytest.approx(1, abs=3 / np.sqrt(E * (E - 1)))
     table = measure._at_ranks(overlaps(grassmann.random_subspace(rng, d, d, (E,))))
     for r in measure.RANKS:
         # a z is not normal: its square spreads by more than sqrt(2)
-        assert claims.representational_z(table, d, r) == pytest.approx(1, abs=0.1)
+        assert ways.representational_z(table, d, r) == pytest.approx(1, abs=0.1)
 
 
 def test_an_expert_without_tokens_is_left_out():
@@ -136,7 +136,7 @@ def test_subspaces_that_gates_keep_apart_are_distinct_and_shuffled_ones_are_not(
     for c in (0, 1):
         x[label == c, c * r : (c + 1) * r] += rng.standard_normal((n // 2, r))
     here = Site(x, np.eye(2)[label], label[:, None])
-    column = claims.column_of(8)
+    column = ways.column_of(8)
     real = measure._at_ranks(overlaps(subspaces(here).axes))[0, 1, column]
     null = measure._at_ranks(overlaps(subspaces(shuffled(here, rng)).axes))[0, 1, column]
     assert real < 0.01
@@ -149,7 +149,7 @@ def test_independent_experts_come_from_different_runs(runs):
     seeds = [config.seed for config in made.run("independent top2", 3).runs]
     assert seeds == [3, 4, 0, 1]
     trained = [results[Measured(made.config("top2", seed))]["mean jacobians"][e] for e, seed in enumerate(seeds)]
-    np.testing.assert_array_equal(claims.independent(m), trained)
+    np.testing.assert_array_equal(ways.independent(m), trained)
 
 
 def test_every_claim_has_its_numbers(runs):
@@ -226,7 +226,7 @@ def test_soft_at_the_n_eff_of_soft_is_soft_itself(runs):
     m = Models(0, {"soft": soft, "top2": soft})
     table = soft["overlap"][1]
     for r in measure.RANKS:
-        assert claims._fewer(m, "overlap", claims.column_of(r)) == pytest.approx(claims.overlap_of(table, r))
+        assert ways._fewer(m, "overlap", ways.column_of(r)) == pytest.approx(ways.overlap_of(table, r))
 
 
 def test_figures_pass_the_checks_of_the_report(runs, tmp_path):

@@ -11,7 +11,7 @@ from npmoe.data import synthetic
 from npmoe.probe.site import Site
 from npmoe.report.read import read_figure
 from npmoe.reproduce.experiment import Run
-from npmoe.reproduce.routing_reflects_geometry import claims, config, figures, measure
+from npmoe.reproduce.routing_reflects_geometry import axes, claims, figures, measure, ways
 from npmoe.reproduce.routing_reflects_geometry.config import BASE, Config, batch, build, feed
 
 TINY = replace(BASE, E=4, d=7, h=6, sequences=12, length=4, topics=3, steps=6, draws=3, permutations=9)
@@ -230,12 +230,12 @@ def test_a_bound_that_is_violated_refutes(runs):
 
 def test_effects_of_two_by_two():
     def models(a, b, c, d):
-        cells = {cell: {"information": np.array([0, v])} for cell, v in zip(claims.CELLS, (a, b, c, d), strict=True)}
+        cells = {cell: {"information": np.array([0, v])} for cell, v in zip(axes.CELLS, (a, b, c, d), strict=True)}
         return type("M", (), {"__getitem__": lambda self, role: cells[role]})()
 
-    assert claims._effects(models(0.8, 0.6, 0.4, 0.2), "information") == pytest.approx((0.2, 0.1))
-    assert claims._owed()[0].T(models(0.8, 0.6, 0.4, 0.2)) == pytest.approx(0.1)
-    assert claims._owed()[0].T(models(0.2, 0.2, 0.8, 0.8)) < 0, "isotropic inputs more informative: not what it says"
+    assert ways.effects(models(0.8, 0.6, 0.4, 0.2), "information") == pytest.approx((0.2, 0.1))
+    assert ways.owed()[0].T(models(0.8, 0.6, 0.4, 0.2)) == pytest.approx(0.1)
+    assert ways.owed()[0].T(models(0.2, 0.2, 0.8, 0.8)) < 0, "isotropic inputs more informative: not what it says"
 
 
 def test_figures_pass_the_checks_of_the_report(runs, tmp_path):
@@ -288,7 +288,7 @@ def test_what_a_claim_says_raises_its_T(runs, id, role, array, place, moves):
     spec = next(spec for spec in made.specs() if spec.id == id)
     m = made.models(results, spec.roles, 0)
     if id == "MY.2":
-        cells = zip(claims.CELLS, (0.8, 0.5, 0.3, 0.2), strict=True)
+        cells = zip(axes.CELLS, (0.8, 0.5, 0.3, 0.2), strict=True)
         m = replace(m, runs={cell: Run(None, {"information": np.array([0, v])}) for cell, v in cells})
     T = spec.ways[0].T
     changed = replace(m, runs=bump(m.runs, role, array, place, 0.1))

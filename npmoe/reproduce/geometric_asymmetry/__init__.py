@@ -1,7 +1,8 @@
 """GA: F. Liu, "Geometric Asymmetry in MoE Specialization: Functional Decorrelation and Representational Overlap".
 
-`config`: the run that measures one model of `npmoe.reproduce.mixture`; `measure`: what is measured on it; `claims`:
-statistics, margins, nulls, axes; `figures`: as data. How runs become claims stands in `npmoe.reproduce.experiment`.
+`config`: what one run is; `axes`: which models are compared, and the *train* readings; `measure`: what is measured on
+one model; `ways`: statistics, margins and nulls; `claims`: what the paper says, and which ways measure it; `figures`:
+as data.
 """
 
 from npmoe.ledger import Claim

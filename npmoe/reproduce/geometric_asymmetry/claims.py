@@ -1,353 +1,25 @@
-"""The claims of GA as numbers T, with margins and nulls, as `docs/verdicts.md` fixes them; T > 0 is what the claim
-says.
+"""The claims of GA: what each says, which models it reads, its ways (the first is primary), and words.
 
-Only the abstract was at hand: the protocol is ours, on the controlled mixture of SC1. z is a number in units of what
-chance alone spreads: cosines of random d x d matrices have mean 0 and spread 1/d; overlaps of random r-dimensional
-subspaces have mean r/d and the spread that `npmoe.geometry.grassmann.chance_spread` derives.
+Only the abstract was at hand: the protocol is ours, on the controlled mixture of SC1.
 """
-
-from math import log
 
 import numpy as np
 
-from npmoe.geometry import grassmann
-from npmoe.geometry.spectra import cosines, off_diagonal, rms_cosine
-from npmoe.ledger import RATIO
-from npmoe.reproduce.experiment import Across, Axis, Experiment, Models, Spec, Statistic, Way
+from npmoe.reproduce.experiment import Experiment, Spec
+from npmoe.reproduce.geometric_asymmetry import ways
+from npmoe.reproduce.geometric_asymmetry.axes import ALONE, BESIDE, ROLES
 from npmoe.reproduce.geometric_asymmetry.config import BASE, QUICK, Measured
-from npmoe.reproduce.geometric_asymmetry.measure import MEASURES, RANK, RANKS, ranks_of, singular_overlaps
-from npmoe.reproduce.trained import Apart
 
-__all__ = ["EXPERIMENT", "column_of", "functional_z", "independent", "overlap_of", "representational_z"]
-
-Array = np.ndarray
-START, END = 0, 1
-
-
-def column_of(r: int) -> int:
-    """Where a dimension stands in tables (E, E, R)."""
-    return RANKS.index(r)
-
-
-def _mean(table: Array) -> float:
-    """Mean over pairs of experts that are defined."""
-    return float(np.nanmean(off_diagonal(table)))
-
-
-def _rms(values: Array) -> float:
-    return float(np.sqrt(np.nanmean(np.square(values))))
-
-
-def overlap_of(table: Array, r: int = RANK) -> float:
-    """Mean overlap over pairs at dimension r, from (E, E, R)."""
-    return _mean(table[..., column_of(r)])
-
-
-def functional_z(cos: Array, d: int) -> float:
-    """Root mean square of the cosines between mean Jacobians in units of chance, which spreads them by 1/d."""
-    return d * rms_cosine(cos)
-
-
-def representational_z(table: Array, d: int, r: int = RANK) -> float:
-    """Root mean square over pairs of the overlaps' z, from (E, E, R)."""
-    k = ranks_of(d)[column_of(r)]
-    return _rms(grassmann.z_score(off_diagonal(table[..., column_of(r)]), k, k, d))
-
-
-def independent(m: Models) -> Array:
-    """Mean Jacobians of top-2 experts of which no two come from one seed, (E, d, d)."""
-    return m["independent top2"]["mean jacobians"]
-
-
-def _width(m: Models) -> int:
-    return int(m["top2"].config.d)
-
-
-# ---- GA.1: functional decorrelation ---------------------------------------------------------------------------------
-
-
-def _decorrelated() -> tuple[Way, ...]:
-    def cosine(role: str) -> Way:
-        def T(m: Models, end: int = END) -> float:
-            return log(3 / functional_z(m[role]["cosines"][end], m[role].config.d))
-
-        def apart(m: Models) -> float:
-            return log(3 / functional_z(cosines(independent(m)), m[role].config.d))
-
-        words = {"top2": "top-2", "soft": "soft"}[role]
-        return Way(
-            f"mean Jacobians, {words}",
-            f"log(3 / z), z the rms cosine of the {words} experts' mean Jacobians in units of chance (1/d)",
-            T,
-            RATIO,
-            (("independent top-2 experts", "chance", apart), ("untrained", "chance", lambda m: T(m, START))),
-        )
-
-    def directions(side: str, r: int) -> Way:
-        def T(m: Models, end: int = END) -> float:
-            return log(3 / representational_z(m["top2"][side][end], _width(m), r))
-
-        def apart(m: Models) -> float:
-            return log(3 / representational_z(singular_overlaps(independent(m))[side], _width(m), r))
-
-        return Way(
-            f"leading {side} singular directions, r = {r}",
-            f"log(3 / z), z the rms over pairs of the overlap of the mean Jacobians' {r} leading {side} singular "
-            "directions, less chance (r/d), in units of its exact spread",
-            T,
-            RATIO,
-            (("independent top-2 experts", "chance", apart), ("untrained", "chance", lambda m: T(m, START))),
-        )
-
-    subspaces = tuple(directions(side, r) for r in (8, 4, 16) for side in ("left", "right"))
-    return (cosine("top2"), cosine("soft"), *subspaces)
-
-
-# ---- GA.2: what experts are given ------------------------------------------------------------------------------------
-
-
-def _pair_overlap(m: Models, role: str, name: str, r: int | str) -> list[float]:
-    """Overlap over its chance level of what real gates give, or of each draw of a null."""
-    run, d = m[role], _width(m)
-    prefix = f"{name} " if name else ""
-    if r == "k@0.9":
-        tables = run[f"{prefix}overlap k90"] if name else run["overlap k90"][None]
-        return [_mean(table) for table in tables]
-    tables = run[f"{prefix}overlap"] if name else run["overlap"][END:]
-    chance = ranks_of(d)[column_of(int(r))] / d
-    return [overlap_of(table, int(r)) / chance for table in tables]
-
-
-def _fewer(m: Models, name: str, column: int) -> float:
-    """A mean over pairs of soft experts on as few effective tokens as top-2 ones have, linear in the log of n_eff."""
-    soft, top2 = m["soft"], m["top2"]
-    sizes = np.log(soft["fewer n_eff"])
-    return float(np.interp(np.log(top2["fewer n_eff"][-1]), sizes, soft[f"fewer {name}"][:, column]))
-
-
-_DIMENSIONS: tuple[int | str, ...] = (8, 4, 16, "k@0.9")
-_APART = "sets of that size drawn apart"
-_SAME = "soft at the same n_eff"
-
-
-def _distinct() -> tuple[Way, ...]:
-    def way(role: str, r: int | str) -> Way:
-        def T(m: Models, name: str = "") -> float:
-            chance = np.mean(_pair_overlap(m, role, "shuffled", r))
-            return float(np.mean([-log(o / chance) for o in _pair_overlap(m, role, name, r)]))
-
-        def same(m: Models) -> float:
-            column, d = column_of(int(r)), _width(m)
-            chance = np.mean(_pair_overlap(m, role, "shuffled", r))
-            return -log(_fewer(m, "overlap", column) / (ranks_of(d)[column] / d) / chance)
-
-        soft = "soft, " if role == "soft" else ""
-        nulls: tuple[tuple[str, str, Statistic], ...] = (
-            ("shuffled gates", "chance", lambda m: T(m, "shuffled")),
-            (_APART, "chance", lambda m: T(m, "apart")),
-        )
-        return Way(
-            f"{soft}r = {r}",
-            f"-log of the overlap (mean cos^2) of the {soft or 'top-2 '}experts' principal subspaces over that with "
-            f"shuffled gates, r = {r}",
-            T,
-            RATIO,
-            nulls if soft or r == "k@0.9" else (*nulls, (_SAME, "chance", same)),
-        )
-
-    def by(measure: str) -> Way:
-        i = MEASURES.index(measure)
-
-        def T(m: Models, name: str = "") -> float:
-            run = m["top2"]
-            chance = np.mean([_mean(table) for table in run["shuffled distances"][:, i]])
-            tables = run[f"{name} distances"][:, i] if name else run["distances"][i : i + 1]
-            return float(np.mean([log(_mean(table) / chance) for table in tables]))
-
-        return Way(
-            f"distance: {measure}",
-            f"log of the mean {measure} distance between the top-2 experts' {_what(measure)} over that with shuffled "
-            "gates",
-            T,
-            RATIO,
-            (("shuffled gates", "chance", lambda m: T(m, "shuffled")), (_APART, "chance", lambda m: T(m, "apart"))),
-        )
-
-    measures = [name for name in MEASURES if name != "martin"]  # infinite as soon as one angle is a right one
-    return (*(way("top2", r) for r in _DIMENSIONS), *map(by, measures), way("soft", RANK))
-
-
-def _what(measure: str) -> str:
-    return "covariances" if measure in ("bures", "log-euclidean") else f"principal subspaces, r = {RANK}"
-
-
-def _overlapping() -> tuple[Way, ...]:
-    def way(role: str, r: int | str) -> Way:
-        def T(m: Models, name: str = "") -> float:
-            return float(np.mean([log(o) for o in _pair_overlap(m, role, name, r)]))
-
-        soft = "soft, " if role == "soft" else ""
-        return Way(
-            f"{soft}r = {r}",
-            f"log of the overlap (mean cos^2) of the {soft or 'top-2 '}experts' principal subspaces over that of "
-            f"random subspaces (r/d), r = {r}",
-            T,
-            RATIO,
-            (
-                ("shuffled gates", "chance", lambda m: T(m, "shuffled")),
-                (_APART, "chance", lambda m: T(m, "apart")),
-                ("random subspaces", "chance", lambda m: 0.0),
-            ),
-        )
-
-    return (*(way("top2", r) for r in _DIMENSIONS), way("soft", RANK))
-
-
-# ---- GA.3: both together --------------------------------------------------------------------------------------------
-
-
-def _asymmetry() -> tuple[Way, ...]:
-    def way(role: str, r: int) -> Way:
-        def function(cos: Array, m: Models) -> float:
-            return functional_z(cos, m[role].config.d)
-
-        def T(m: Models) -> float:
-            run = m[role]
-            return log(representational_z(run["overlap"][END], _width(m), r) / function(run["cosines"][END], m))
-
-        def shuffled(m: Models) -> float:
-            run = m[role]
-            pairs = zip(run["shuffled overlap"], run["shuffled cosines"], strict=True)
-            return float(np.mean([log(representational_z(o, _width(m), r) / function(c, m)) for o, c in pairs]))
-
-        def apart(m: Models) -> float:
-            cos = cosines(independent(m))
-            return log(representational_z(m[role]["overlap"][END], _width(m), r) / function(cos, m))
-
-        def untrained(m: Models) -> float:
-            run = m[role]
-            return log(representational_z(run["overlap"][START], _width(m), r) / function(run["cosines"][START], m))
-
-        soft = "soft, " if role == "soft" else ""
-        return Way(
-            f"{soft}r = {r}",
-            f"log of the representational z (overlap of principal subspaces, r = {r}) over the functional z (cosines "
-            f"of mean Jacobians), {soft}rms over pairs, each in units of its own chance",
-            T,
-            RATIO,
-            (
-                ("shuffled gates", "chance", shuffled),
-                ("independent top-2 experts", "chance", apart),
-                ("untrained", "chance", untrained),
-            ),
-        )
-
-    return (*(way("top2", r) for r in (8, 4, 16)), way("soft", RANK))
-
-
-# ---- GA.4: sparsity -------------------------------------------------------------------------------------------------
-
-
-def _sharper() -> tuple[Way, ...]:
-    def T(m: Models, end: int = END) -> float:
-        return log(rms_cosine(m["soft"]["cosines"][end]) / rms_cosine(m["top2"]["cosines"][end]))
-
-    def shuffled(m: Models) -> float:
-        pairs = zip(m["soft"]["shuffled cosines"], m["top2"]["shuffled cosines"], strict=True)
-        return float(np.mean([log(rms_cosine(a) / rms_cosine(b)) for a, b in pairs]))
-
-    def side(which: str) -> Way:
-        def ratio(m: Models, soft: Array, top2: Array) -> float:
-            return log(representational_z(soft, _width(m)) / representational_z(top2, _width(m)))
-
-        def z(m: Models, end: int = END) -> float:
-            return ratio(m, m["soft"][which][end], m["top2"][which][end])
-
-        def null(m: Models) -> float:
-            pairs = zip(m["soft"][f"shuffled {which}"], m["top2"][f"shuffled {which}"], strict=True)
-            return float(np.mean([ratio(m, a, b) for a, b in pairs]))
-
-        return Way(
-            f"leading {which} singular directions",
-            f"log of z of the overlap of the mean Jacobians' {RANK} leading {which} singular directions, soft over "
-            "top-2",
-            z,
-            RATIO,
-            (("shuffled gates", "chance", null), ("untrained", "chance", lambda m: z(m, START))),
-        )
-
-    return (
-        Way(
-            "mean Jacobians",
-            "log of the rms cosine of the experts' mean Jacobians, soft over top-2",
-            T,
-            RATIO,
-            (("shuffled gates", "chance", shuffled), ("untrained", "chance", lambda m: T(m, START))),
-        ),
-        side("left"),
-        side("right"),
-    )
-
-
-def _farther() -> tuple[Way, ...]:
-    def by(measure: str) -> Way:
-        i = MEASURES.index(measure)
-
-        def T(m: Models) -> float:
-            return log(_mean(m["top2"]["distances"][i]) / _mean(m["soft"]["distances"][i]))
-
-        def shuffled(m: Models) -> float:
-            pairs = zip(m["top2"]["shuffled distances"][:, i], m["soft"]["shuffled distances"][:, i], strict=True)
-            return float(np.mean([log(_mean(a) / _mean(b)) for a, b in pairs]))
-
-        def same(m: Models) -> float:
-            return log(_fewer(m, "distances", i) / _mean(m["soft"]["distances"][i]))
-
-        return Way(
-            f"{measure} distance",
-            f"log of the mean {measure} distance between the experts' {_what(measure)}, top-2 over soft",
-            T,
-            RATIO,
-            (("shuffled gates", "chance", shuffled), (_SAME, "chance", same)),
-        )
-
-    return tuple(by(name) for name in ("chordal", *(name for name in MEASURES if name not in ("chordal", "martin"))))
-
-
-# ---- axes ----------------------------------------------------------------------------------------------------------
-
-_CLUSTERS = Axis("clustered inputs", {"inputs": "clusters"})
-_TASKS = Axis("clustered inputs, a task for each cluster", {"inputs": "clusters", "targets": "tasks"})
-_TEACHER = Axis("targets of a teacher", {"targets": "teacher"})
-_ALIKE = Axis("experts initialized alike", {"alike": True})
-_LARGE = Axis("N = 128", {"n": 128})
-_SHORT = Axis("250 steps", {"steps": 250})
-_TEMPERATURES = tuple(
-    Axis(f"top-2 at temperature {word}", {"temperature": t}, ("top2",)) for word, t in (("1/4", 0.25), ("4", 4.0))
-)
-_K = tuple(Axis(f"top-{k} in the place of top-2", {"k": k, "renormalize": k > 1}, ("top2",)) for k in (1, 4))
-_COLDER = tuple(
-    Axis(
-        f"temperature 1/4 beside 4, both k = {k}",
-        {},
-        each={"top2": {"k": k, "temperature": 0.25}, "soft": {"k": k, "temperature": 4.0}},
-    )
-    for k in (2, 8)
-)
-_INPUTS = (_CLUSTERS, _TASKS)
-_ALONE = (*_INPUTS, _TEACHER, _ALIKE, _LARGE, _SHORT, *_K, *_TEMPERATURES)
-_BESIDE = (*_INPUTS, _TEACHER, _ALIKE, _LARGE, _SHORT, *_K, *_COLDER)
-
-_ROLES = ("top2", "soft", "independent top2")
+__all__ = ["EXPERIMENT", "SPECS"]
 
 SPECS = (
     Spec(
         "GA.1",
         "Experts are functionally decorrelated: alignment of their Jacobians is consistently near zero.",
         "near zero",
-        _ROLES,
-        _decorrelated(),
-        _ALONE,
+        tuple(ROLES),
+        ways.decorrelated(),
+        ALONE,
         note="Independent random experts are near zero too: with independent initialization this claim ends as "
         "'so does the null' whatever training did. Only experts initialized alike can tell more; untrained, they are "
         "aligned fully.",
@@ -356,9 +28,9 @@ SPECS = (
         "GA.2a",
         "Routed representations occupy distinct subspaces.",
         "distinct",
-        _ROLES,
-        _distinct(),
-        _ALONE,
+        tuple(ROLES),
+        ways.distinct(),
+        ALONE,
         note="Distinct means less overlap than the same gates give when they are handed to other tokens; T is measured "
         "against these shuffled gates, so that as a null they repeat the margin. Random subspaces are no null here: "
         "any "
@@ -368,12 +40,12 @@ SPECS = (
             (
                 "overlap, r = 8",
                 "mean cos^2 of the principal angles; random subspaces have r/d",
-                lambda m: overlap_of(m["top2"]["overlap"][END]),
+                lambda m: ways.overlap_of(m["top2"]["overlap"][ways.END]),
             ),
             (
                 "overlap with shuffled gates",
                 "the same statistic; what sample size and shared tokens alone give",
-                lambda m: float(np.mean([overlap_of(t) for t in m["top2"]["shuffled overlap"]])),
+                lambda m: float(np.mean([ways.overlap_of(t) for t in m["top2"]["shuffled overlap"]])),
             ),
         ),
     ),
@@ -381,18 +53,18 @@ SPECS = (
         "GA.2b",
         "The subspaces overlap partially.",
         "partially overlapping",
-        _ROLES,
-        _overlapping(),
-        _ALONE,
+        tuple(ROLES),
+        ways.overlapping(),
+        ALONE,
         note="Overlapping means more overlap than random subspaces of that dimension.",
     ),
     Spec(
         "GA.3",
         "Functional decorrelation and representational overlap coexist: a structural asymmetry.",
         "figure only",
-        _ROLES,
-        _asymmetry(),
-        _ALONE,
+        tuple(ROLES),
+        ways.asymmetric(),
+        ALONE,
         note="Both in units of their own chance. The asymmetry is the router's doing only where it exceeds that of "
         "shuffled gates and of experts that never met.",
     ),
@@ -400,17 +72,17 @@ SPECS = (
         "GA.4a",
         "Sparsity sharpens functional separation: top-k below soft.",
         "no number",
-        _ROLES,
-        _sharper(),
-        _BESIDE,
+        tuple(ROLES),
+        ways.sharper(),
+        BESIDE,
     ),
     Spec(
         "GA.4b",
         "Sparsity enlarges the divergence of subspaces: top-k above soft.",
         "no number",
-        _ROLES,
-        _farther(),
-        _BESIDE,
+        tuple(ROLES),
+        ways.farther(),
+        BESIDE,
     ),
     Spec(
         "GA.5",
@@ -420,15 +92,4 @@ SPECS = (
     ),
 )
 
-EXPERIMENT = Experiment(
-    BASE,
-    QUICK,
-    {
-        "top2": {"k": 2},
-        "soft": lambda base: {"k": base.E},
-        "independent top2": Across("top2", Apart, lambda base: base.E),
-    },
-    SPECS,
-    Measured,
-    lean={"lean": True},
-)
+EXPERIMENT = Experiment(BASE, QUICK, ROLES, SPECS, Measured, lean={"lean": True})

@@ -15,7 +15,8 @@ from npmoe.probe.site import Site, site
 from npmoe.reproduce import draw
 from npmoe.reproduce.draw import Mark
 from npmoe.reproduce.experiment import Axis, Models, Trial
-from npmoe.reproduce.geometric_asymmetry.claims import (
+from npmoe.reproduce.geometric_asymmetry.measure import MEASURES, RANK, ranks_of
+from npmoe.reproduce.geometric_asymmetry.ways import (
     END,
     START,
     column_of,
@@ -23,7 +24,6 @@ from npmoe.reproduce.geometric_asymmetry.claims import (
     independent,
     representational_z,
 )
-from npmoe.reproduce.geometric_asymmetry.measure import MEASURES, RANK, ranks_of
 from npmoe.reproduce.mixture import generator
 from npmoe.reproduce.paper import Results
 

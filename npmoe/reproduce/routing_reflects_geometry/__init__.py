@@ -1,8 +1,11 @@
 """MY: X. Wang, S. Hayou, E. Nalisnick, "The Myth of Expert Specialization in MoEs: Why Routing Reflects Geometry, Not
 Necessarily Domain Expertise".
 
-`config`: the controlled setting; `measure`: what is measured on one run; `claims`: statistics, exact statements,
-margins, nulls, axes; `figures`: as data; `counts`: what routing counts of real models alone can answer.
+`config`: what one run is; `axes`: which models are compared, and the *train* readings; `measure`: what is measured on
+one model; `ways`: statistics, margins and nulls; `claims`: what the paper says, and which ways measure it; `figures`:
+as data.
+
+`counts` is beside them: what routing counts of real models alone can answer.
 """
 
 from npmoe.ledger import Claim

@@ -10,8 +10,9 @@ from npmoe.reproduce import draw
 from npmoe.reproduce.draw import Mark
 from npmoe.reproduce.experiment import Models, Trial
 from npmoe.reproduce.paper import Results
-from npmoe.reproduce.routing_reflects_geometry.claims import CELLS, END, WEIGHTS
+from npmoe.reproduce.routing_reflects_geometry.axes import CELLS, WEIGHTS
 from npmoe.reproduce.routing_reflects_geometry.measure import BATCHES, GRID, PAIRED
+from npmoe.reproduce.routing_reflects_geometry.ways import END
 
 __all__ = ["figures"]
 

@@ -1,8 +1,10 @@
 """SC1: F. Liu, "Mixture-of-Experts as Soft Clustering: A Dual Jacobian-PCA Spectral Geometry Perspective".
 
-`config`: the run that measures one model of `npmoe.reproduce.mixture`; `axes`: which models are compared; `measure`:
-what is measured on one; `runs`: finished runs, read by name; `ways`: statistics, margins and nulls; `claims`: what the
-paper says, and which ways measure it; `figures`: the paper's figures as data.
+`config`: what one run is; `axes`: which models are compared, and the *train* readings; `measure`: what is measured on
+one model; `ways`: statistics, margins and nulls; `claims`: what the paper says, and which ways measure it; `figures`:
+as data.
+
+`runs` is beside them: finished runs, read by name.
 """
 
 from npmoe.ledger import Claim
