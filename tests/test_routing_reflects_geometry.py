@@ -11,7 +11,7 @@ from npmoe.data import synthetic
 from npmoe.probe.site import Site
 from npmoe.report.read import read_figure
 from npmoe.reproduce.experiment import Run
-from npmoe.reproduce.routing_reflects_geometry import axes, claims, figures, measure, ways
+from npmoe.reproduce.routing_reflects_geometry import axes, claims, config, figures, measure, ways
 from npmoe.reproduce.routing_reflects_geometry.config import BASE, Config, batch, build, feed
 
 TINY = replace(BASE, E=4, d=7, h=6, sequences=12, length=4, topics=3, steps=6, draws=3, permutations=9)
