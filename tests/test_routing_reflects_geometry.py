@@ -11,7 +11,7 @@ from npmoe.data import synthetic
 from npmoe.probe.site import Site
 from npmoe.report.read import read_figure
 from npmoe.reproduce.experiment import Run
-from npmoe.reproduce.routing_reflects_geometry import axes, claims, config, figures, measure, ways
+from npmoe.reproduce.routing_reflects_geometry import axes, claims, config, figures, measure, several, ways
 from npmoe.reproduce.routing_reflects_geometry.config import BASE, Config, batch, build, feed
 
 TINY = replace(BASE, E=4, d=7, h=6, sequences=12, length=4, topics=3, steps=6, draws=3, permutations=9)
@@ -105,7 +105,7 @@ def test_no_query_keeps_its_own_choices_in_the_null(size):
     rng = np.random.default_rng(size)
     for _ in range(50):
         places = np.sort(rng.choice(99, size, replace=False))
-        moved = measure._deranged(places, rng)
+        moved = several._deranged(places, rng)
         assert sorted(moved.tolist()) == places.tolist()
         assert (moved != places).all()
 
@@ -125,13 +125,13 @@ def test_relabelled_copies_of_a_model_agree_once_they_are_matched():
         return Site(x, U / 2, np.argsort(-U, axis=1, kind="stable")[:, :2], labels=labels)
 
     c = replace(BASE, E=E, sequences=S, length=length, topics=3)
-    found = measure._pair(of(on), of(on[:, order]), c, rng)
-    row = dict(zip(measure.COMPARED, found[0], strict=True))
+    found = several._pair(of(on), of(on[:, order]), c, rng)
+    row = dict(zip(several.COMPARED, found[0], strict=True))
     assert row["same query"] == row["same query, fitted on itself"] == 1
     assert row["other queries of one topic"] == row["other queries of one topic, one model"] == 1
     assert row["other topics"] == row["other topics, one model"] == 0
     assert row["queries permuted"] < 0.7
-    assert found[1][measure.COMPARED.index("same query")] == pytest.approx(1)
+    assert found[1][several.COMPARED.index("same query")] == pytest.approx(1)
 
 
 def test_independent_models_agree_by_chance_once_the_matching_is_held_out():
@@ -145,8 +145,8 @@ def test_independent_models_agree_by_chance_once_the_matching_is_held_out():
         np.put_along_axis(on, chosen, 1.0, axis=1)
         return Site(np.zeros((S * length, 2)), on / k, chosen, labels=labels)
 
-    found = measure._pair(random(), random(), replace(BASE, length=length, draws=5), rng)
-    tokens = dict(zip(measure.COMPARED, found[measure.MODELS.index("overlap of tokens' sets")], strict=True))
+    found = several._pair(random(), random(), replace(BASE, length=length, draws=5), rng)
+    tokens = dict(zip(several.COMPARED, found[several.MODELS.index("overlap of tokens' sets")], strict=True))
     error = 4 * np.sqrt(k / E / (S * length / 2 * k))  # of a mean of so many agreements
     for name in ("same query", "other topics", "queries permuted", "other topics, one model"):
         assert tokens[name] == pytest.approx(k / E, abs=error), name
@@ -265,7 +265,7 @@ def bump(runs, role, array, place, by):
     return {**runs, role: replace(runs[role], arrays={**runs[role].arrays, array: table})}
 
 
-SAME, OTHER = measure.COMPARED.index("same query"), measure.COMPARED.index("other topics")
+SAME, OTHER = several.COMPARED.index("same query"), several.COMPARED.index("other topics")
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_the_null_of_several_models_is_the_statistic_with_queries_permuted(runs)
     m = made.models(results, spec.roles, 0)
     T0 = {name: T0 for name, _, T0 in spec.ways[0].nulls}["queries permuted"]
     for name, moves in (("queries permuted", -1), ("other topics, queries permuted", 1), ("same query", 0)):
-        changed = replace(m, runs=bump(m.runs, "models", "models", (0, measure.COMPARED.index(name)), 0.1))
+        changed = replace(m, runs=bump(m.runs, "models", "models", (0, several.COMPARED.index(name)), 0.1))
         assert T0(changed) - T0(m) == pytest.approx(moves * 0.1, abs=1e-12)
 
 

@@ -14,7 +14,7 @@ from npmoe.reproduce.routing_reflects_geometry.axes import (
     WEIGHTS,
 )
 from npmoe.reproduce.routing_reflects_geometry.config import BASE, QUICK
-from npmoe.reproduce.routing_reflects_geometry.measure import COMPARED, TOP
+from npmoe.reproduce.routing_reflects_geometry.several import COMPARED, TOP
 from npmoe.reproduce.routing_reflects_geometry.ways import END
 
 __all__ = ["EXPERIMENT", "SPECS"]

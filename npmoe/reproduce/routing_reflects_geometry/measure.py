@@ -24,7 +24,7 @@ ambiguity (7,)                  mean error, individual, spread; tokens, violatio
 radius (3,)                     quantiles 5, 50, 95 % of the certified radius over |x|; NaN where soft
 wall (4, q), wall ends (3,)     with detail: see `_wall`
 loss ()                         at the end, of the last batch
-models, models start, sizes     see `_models`; only where there are several
+models, models start, sizes     see `several.compare`; only where there are several
 """
 
 from dataclasses import replace
@@ -38,6 +38,7 @@ from npmoe.model.balance import Balance, batch_term
 from npmoe.model.train import fit, mse
 from npmoe.probe import function, usage
 from npmoe.probe.site import Site, site
+from npmoe.reproduce.routing_reflects_geometry import several
 from npmoe.reproduce.routing_reflects_geometry.config import (
     Batch,
     Config,
@@ -48,7 +49,7 @@ from npmoe.reproduce.routing_reflects_geometry.config import (
     generator,
 )
 
-__all__ = ["BATCHES", "BOUNDS", "COMPARED", "GRID", "MODELS", "PAIRED", "TOP", "compute"]
+__all__ = ["BATCHES", "BOUNDS", "GRID", "PAIRED", "compute"]
 
 Array = np.ndarray
 Arrays = dict[str, Array]
@@ -78,7 +79,6 @@ PAIRED = (
     ("cosine", "weighted_jaccard", "sequences", False),
 )
 TOKENS = 512  # of which pairs are taken for Mantel's test
-TOP = 0.8  # share of usage that a sequence's set of experts holds
 BATCHES = (8, 16, 32, 64, 128, 256, 512)
 GRID = tuple(10.0 ** np.arange(-3, 1.26, 0.25))  # lengths of steps across a wall, over the radius
 
@@ -87,7 +87,9 @@ def compute(config: Config) -> Arrays:
     """Train the mixtures of a config and measure them; the work of one run."""
     data = batch(config)
     if config.models > 1:
-        return _models(config, data)
+        ends = [_trained(config, data, model)[:2] for model in range(config.models)]
+        start, end = ([_site(pair[i], data) for pair in ends] for i in (0, 1))
+        return several.compare(start, end, config)
     first, last, loss = _trained(config, data)
     start, end = _site(first, data), _site(last, data)
     found = {
@@ -193,7 +195,7 @@ def _similar(here: Site, few: Site, reading: tuple[str, str, str, bool]) -> tupl
     kind, measure, of, partial = reading
     if of == "sequences":
         hidden = usage.hidden_similarity(here, kind, "sequence")
-        return hidden, usage.similarity(here, measure, "sequence", p=TOP), None
+        return hidden, usage.similarity(here, measure, "sequence", p=several.TOP), None
     topic = few.labels["topic"]
     held = (topic[:, None] == topic).astype(float) if partial else None
     return usage.hidden_similarity(few, kind), usage.similarity(few, measure), held
@@ -436,124 +438,3 @@ def _wall(here: Site, config: Config) -> Arrays:
                                np.median(jump[walled] / (found.radius * found.norm)[walled]), walled.mean()]),
         "radius": np.quantile(radius, [0.05, 0.5, 0.95]),
     }  # fmt: skip
-
-
-# ---- several models on the same data --------------------------------------------------------------------------------
-
-MODELS = ("jaccard of sets", "jaccard corrected for chance", "weighted jaccard of usage", "overlap of tokens' sets")
-#: What two models, or one, are compared on, scored on the half of the queries that no matching was fitted on.
-COMPARED = (
-    "same query, as numbered",
-    "same query",
-    "same query, fitted on itself",
-    "other topics",
-    "other queries of one topic",
-    "other topics, one model",
-    "other queries of one topic, one model",
-    "queries permuted, as numbered",
-    "queries permuted",
-    "other topics, queries permuted",
-)
-
-
-def _models(config: Config, data: Batch) -> Arrays:
-    """Overlap of the experts that models use, mean over pairs of models.
-
-    models, models start (4, 10): readings `MODELS`, comparisons `COMPARED`, trained and untrained. Experts are
-    matched on
-    one half of the queries unless said otherwise. sizes (2,): mean size of a query's set over E, and the Jaccard that
-    random sets of these sizes have.
-    """
-    ends = [_trained(config, data, model)[:2] for model in range(config.models)]
-    found = {}
-    for name, end in (("models start", 0), ("models", 1)):
-        sites = [_site(pair[end], data) for pair in ends]
-        pairs = [(a, b) for a in range(len(sites)) for b in range(a)]
-        rngs = [generator(config.seed, "match", i) for i in range(len(pairs))]
-        each = [_pair(sites[a], sites[b], config, rng) for (a, b), rng in zip(pairs, rngs, strict=True)]
-        found[name] = np.mean(each, axis=0)
-    sizes = overlap.top_p(np.concatenate([usage.frequencies(s)[1] for s in sites]), TOP).sum(axis=1)
-    chance = overlap.jaccard_chance(sizes[:, None], sizes[None], config.E).mean()
-    return {**found, "sizes": np.array([sizes.mean() / config.E, chance])}
-
-
-def _pair(one: Site, other: Site, config: Config, rng: np.random.Generator) -> Array:
-    """One pair of models by each reading of `MODELS`, (4, 10). The null gives the second model's choices for a query to
-    another query, half by half, and matches again: 20 draws."""
-    S, E = config.sequences, config.E
-    P, Q = (usage.usage(s).reshape(S, config.length, E) for s in (one, other))
-    topics = one.labels["topic"].reshape(S, config.length)
-    topic = np.array([np.bincount(row).argmax() for row in topics])  # isotropic sequences may have two
-    half = overlap.split_halves(S, rng)
-
-    def matched(Q: Array) -> Array:
-        return overlap.match(P[half].reshape(-1, E), Q[half].reshape(-1, E))
-
-    order = matched(Q)
-    rest = ~half
-    nulls = []
-    for _ in range(config.draws):
-        moved = np.arange(S)
-        for side in (half, rest):
-            moved[side] = _deranged(np.flatnonzero(side), rng)
-        nulls.append((Q[moved], matched(Q[moved])))
-    rows = []
-    for kind in MODELS:
-        A, raw, B = (_table_of(U[rest], kind) for U in (P, Q, Q[..., order]))
-        fitted = _same(_table_of(P[half], kind), _table_of(Q[half][..., order], kind), kind)
-        of = topic[rest]
-        row = [_same(A, raw, kind), _same(A, B, kind), fitted, *_different(A, B, of, kind)]
-        row += np.mean([_different(U, U, of, kind) for U in (A, raw)], axis=0).tolist()
-        chance = []
-        for moved_Q, its in nulls:
-            plain, again = _table_of(moved_Q[rest], kind), _table_of(moved_Q[rest][..., its], kind)
-            chance.append([_same(A, plain, kind), _same(A, again, kind), _different(A, again, of, kind)[0]])
-        rows.append([*row, *np.mean(chance, axis=0)])
-    return np.array(rows)
-
-
-def _deranged(places: Array, rng: np.random.Generator) -> Array:
-    """Sorted places, each given another: the next on a random ring."""
-    ring = rng.permutation(len(places))
-    moved = np.empty_like(places)
-    moved[ring] = places[np.roll(ring, 1)]
-    return moved
-
-
-def _table_of(U: Array, kind: str) -> Array:
-    """Usage of queries (s, length, E) as the measure reads it: sets of tokens, of queries, or shares."""
-    if kind == MODELS[3]:
-        return U > 0
-    total = U.sum(axis=1)
-    total = total / total.sum(axis=1, keepdims=True)
-    return total if kind == MODELS[2] else overlap.top_p(total, TOP)
-
-
-def _measured(X: Array, Y: Array, kind: str) -> Array:
-    """The measure of rows against rows, broadcast; sets of queries corrected for the chance of their sizes
-    where asked."""
-    if kind == MODELS[3]:
-        return overlap.set_overlap(X, Y)
-    if kind == MODELS[2]:
-        return overlap.weighted_jaccard(X, Y)
-    found = overlap.jaccard(X, Y)
-    if kind == MODELS[0]:
-        return found
-    chance = overlap.jaccard_chance(X.sum(axis=-1), Y.sum(axis=-1), X.shape[-1])
-    # two sets of all experts agree whatever happens: there is nothing to correct, and nothing learnt
-    return np.where(chance < 1, overlap.corrected(found, np.minimum(chance, 1 - 1e-12)), 0.0)
-
-
-def _same(X: Array, Y: Array, kind: str) -> float:
-    return float(_measured(X, Y, kind).mean())
-
-
-def _different(X: Array, Y: Array, topic: Array, kind: str) -> list[float]:
-    """Means over pairs of queries of other topics, and over pairs of different queries of one topic."""
-    if kind == MODELS[3]:  # tokens in the same place of two queries: places mean nothing
-        table = np.mean([_measured(X[:, None, t], Y[None, :, t], kind) for t in range(X.shape[1])], axis=0)
-    else:
-        table = _measured(X[:, None], Y[None], kind)
-    other = topic[:, None] != topic
-    one = ~other & ~np.eye(len(topic), dtype=bool)
-    return [float(table[mask].mean()) if mask.any() else float("nan") for mask in (other, one)]
