@@ -5,8 +5,8 @@ Necessarily Domain Expertise".
 one model; `ways`: statistics, margins and nulls; `claims`: what the paper says, and which ways measure it; `figures`:
 as data.
 
-Beside them: `several`, what is measured on several models at once; `counts`, what routing counts of real models alone can
-answer.
+Beside them: `several`, what is measured on several models at once; `counts`, what routing counts of real models alone
+can answer.
 """
 
 from npmoe.ledger import Claim

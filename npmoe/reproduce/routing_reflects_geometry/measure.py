@@ -88,8 +88,8 @@ def compute(config: Config) -> Arrays:
     data = batch(config)
     if config.models > 1:
         ends = [_trained(config, data, model)[:2] for model in range(config.models)]
-        start, end = ([_site(pair[i], data) for pair in ends] for i in (0, 1))
-        return several.compare(start, end, config)
+        untrained, trained = ([_site(pair[i], data) for pair in ends] for i in (0, 1))
+        return several.compare(untrained, trained, config)
     first, last, loss = _trained(config, data)
     start, end = _site(first, data), _site(last, data)
     found = {

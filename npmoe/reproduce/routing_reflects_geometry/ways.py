@@ -11,7 +11,8 @@ import numpy as np
 from npmoe.ledger import CORRELATION, RATIO, SHARE, Statement
 from npmoe.reproduce.experiment import Models, Statistic, Way
 from npmoe.reproduce.routing_reflects_geometry.axes import CELLS, SITES, USUAL
-from npmoe.reproduce.routing_reflects_geometry.measure import BOUNDS, COMPARED, MODELS, PAIRED
+from npmoe.reproduce.routing_reflects_geometry.measure import BOUNDS, PAIRED
+from npmoe.reproduce.routing_reflects_geometry.several import COMPARED, MODELS
 
 __all__ = ["END", "START", "TOLERANCE", "ambiguity", "collapsed", "compared", "effects", "in_practice", "informed"]
 __all__ += ["necessary", "owed", "shared", "spread", "sufficient", "suppressed"]
