@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import npmoe
 from npmoe import Site, site
 from npmoe.geometry import overlap
-from npmoe.probe import usage
+from npmoe.probe import ensemble, router, scores, statements, usage, walls
 from npmoe.probe.null import shuffled
 
 EPS = np.finfo(float).eps
@@ -85,7 +85,7 @@ def partners(s, rng):
 def test_no_statement_is_violated(kind, seed, trained):
     s, rng = drawn(kind, seed, trained=trained)
     for other in (partners(s, rng), rng.integers(0, s.n, (30, 2)), s.x.copy()):
-        found = usage.bounds(s, other, rng)
+        found = statements.bounds(s, other, rng)
         assert [f.name for f in found] == [
             "lipschitz, soft gates",
             "lipschitz by sigma_1, soft gates",
@@ -115,12 +115,12 @@ def test_bounds_are_met_nearly_with_equality_where_they_can_be(rng):
     x = np.zeros((5, 3))
     x[:, 0] = 1e-12  # nearly tied
     x -= 1e-12 * moe.router[0] / 9
-    small = usage.bounds(site(moe, x), x + 1e-4 * moe.router[0])
+    small = statements.bounds(site(moe, x), x + 1e-4 * moe.router[0])
     assert small.named("lipschitz, soft gates").worst > 0.999
     assert small.named("lipschitz by sigma_1, soft gates").worst > 0.999
     # symmetric about the tie, the span is shared evenly: total variation = tanh(span/4)
     a = 0.3 * moe.router[:1]
-    even = usage.bounds(site(moe, a), -a)
+    even = statements.bounds(site(moe, a), -a)
     assert even.named("total variation, soft gates").worst == pytest.approx(1, abs=1e-12)
     assert even.violations == 0
 
@@ -129,7 +129,7 @@ def test_bounds_are_met_nearly_with_equality_where_they_can_be(rng):
 def test_renormalized_gates_break_the_bounds_where_sets_differ(kind):
     """Gates of one expert after another jump. It is the condition that fails, so it is not counted as a violation."""
     s, rng = drawn(kind, 1, n=300)
-    found = usage.bounds(s, s.x + 0.05 * rng.standard_normal(s.x.shape))
+    found = statements.bounds(s, s.x + 0.05 * rng.standard_normal(s.x.shape))
     for name in ("lipschitz, one set", "total variation, one set"):
         one = found.named(name)
         assert one.violations == 0
@@ -147,9 +147,9 @@ def test_gates_not_renormalized_need_all_experts_in_the_bound(kind):
     g = np.linalg.norm(s.gates - s.router.gates(y), axis=1)
     Delta = (s.x - y) @ s.router.effective.T
     on = s.gates > 0
-    alone = usage._centred_norm(Delta, on) / 2
+    alone = statements._centred_norm(Delta, on) / 2
     assert (g > alone + 1e-9)[same].any()
-    assert (g <= usage._centred_norm(Delta, np.ones_like(on)) / 2)[same].all()
+    assert (g <= statements._centred_norm(Delta, np.ones_like(on)) / 2)[same].all()
     # the remedy: renormalized over the set it holds over the set
     soft = on * s.gates / s.gates.sum(axis=1, keepdims=True)
     other = s.router.gates(y)
@@ -163,7 +163,7 @@ def test_hilbert_distance_of_gates_is_the_span_of_score_differences(kind, seed):
     """By the other route: the measure of geometry.overlap, on gates themselves."""
     s, rng = drawn(kind, seed)
     y = rng.standard_normal(s.x.shape)
-    q, p = (usage._soft(s.router.scores(v)) for v in (s.x, y))
+    q, p = (statements._soft(s.router.scores(v)) for v in (s.x, y))
     span = np.ptp((s.x - y) @ s.router.effective.T, axis=1)
     np.testing.assert_allclose(overlap.hilbert(q, p), span, rtol=1e-12, atol=1e-12)
 
@@ -174,7 +174,7 @@ def test_tiny_gates_do_not_spoil_the_hilbert_statement(rng):
     s, _ = drawn("soft cold", 0)
     far = site(replace(s.router.moe, temperature=1e-4), s.x)
     assert (far.gates == 0).any()
-    found = usage.bounds(far, rng.standard_normal(far.x.shape))
+    found = statements.bounds(far, rng.standard_normal(far.x.shape))
     assert found.violations == 0, found
 
 
@@ -182,11 +182,11 @@ def test_a_large_common_row_and_float32_are_within_the_allowance(rng):
     s, _ = drawn("top2", 5)
     moe = s.router.moe
     shifted = site(replace(moe, router=moe.router + 1e6 * rng.standard_normal(12)), s.x)
-    assert usage.bounds(shifted, rng.standard_normal(s.x.shape)).violations == 0
-    assert usage.row_basis(shifted).shape == (12, 7)  # not 8: rounding of the mean is no direction
+    assert statements.bounds(shifted, rng.standard_normal(s.x.shape)).violations == 0
+    assert router.row_basis(shifted).shape == (12, 7)  # not 8: rounding of the mean is no direction
     single = npmoe.MoE(moe.router.astype(np.float32), moe.experts, 2)
     small = site(single, s.x.astype(np.float32))
-    assert usage.bounds(small, rng.standard_normal(s.x.shape)).violations == 0
+    assert statements.bounds(small, rng.standard_normal(s.x.shape)).violations == 0
 
 
 @pytest.mark.underflow
@@ -197,10 +197,10 @@ def test_saturated_gates_of_switch_do_not_stand_for_their_partners(rng):
     s = replace(s, x=s.x[s.gates.max(axis=1) == 1], gates=s.gates[s.gates.max(axis=1) == 1], chosen=None)
     s = site(moe, s.x)
     for y in (s.x / 3000, s.x * 2, rng.standard_normal(s.x.shape)):
-        found = usage.bounds(s, y)
+        found = statements.bounds(s, y)
         assert found.named("lipschitz, one set").checked > 10
         assert found.violations == 0, found
-    turned = usage.bounds(site(moe, s.x / 3000), s.x)
+    turned = statements.bounds(site(moe, s.x / 3000), s.x)
     assert turned.named("lipschitz, one set").worst > 0
     assert turned.violations == 0
 
@@ -217,12 +217,12 @@ def test_experts_that_no_router_chose_change_nothing(kind):
     s, rng = drawn(kind, 0)
     more, y = sharing(s, rng), rng.standard_normal(s.x.shape)
     for call in (
-        lambda at: usage.radius(at),
-        lambda at: (usage.row_basis(at), usage.null_basis(at), usage.centred(at)),
-        lambda at: tuple(map(tuple, [f[1:] for f in usage.bounds(at, y)])),
-        lambda at: usage.null_pair(at, [0, 3], 0.5, np.random.default_rng(0)),
-        lambda at: usage.mean_response(at),
-        lambda at: usage.wall(at, np.random.default_rng(0), [0.5]),
+        lambda at: walls.radius(at),
+        lambda at: (router.row_basis(at), router.null_basis(at), router.centred(at)),
+        lambda at: tuple(map(tuple, [f[1:] for f in statements.bounds(at, y)])),
+        lambda at: router.null_pair(at, [0, 3], 0.5, np.random.default_rng(0)),
+        lambda at: router.mean_response(at),
+        lambda at: walls.wall(at, np.random.default_rng(0), [0.5]),
         lambda at: (usage.usage(at), usage.usage(at, "gates")),
         lambda at: [usage.frequencies(at, kind=by)[1] for by in ("sets", "gates")],
         lambda at: [usage.similarity(at, m, label) for m in ("jaccard", "hellinger") for label in (None, "sequence")],
@@ -234,7 +234,7 @@ def test_experts_that_no_router_chose_change_nothing(kind):
     with pytest.raises(ValueError, match="expected routed experts"):
         usage.usage(every)
     with pytest.raises(ValueError, match="visited always; got"):
-        usage.centred(replace(s, chosen=s.chosen * 0, always=1))
+        router.centred(replace(s, chosen=s.chosen * 0, always=1))
 
 
 def test_all_that_need_no_kernel_take_a_thin_decomposition(monkeypatch):
@@ -247,15 +247,15 @@ def test_all_that_need_no_kernel_take_a_thin_decomposition(monkeypatch):
         return svd(a, full_matrices=full_matrices, compute_uv=compute_uv, **options)
 
     monkeypatch.setattr(np.linalg, "svd", watched)
-    usage.bounds(s, s.x)
-    usage.row_basis(s)
-    usage.row_share(s)
-    usage.mean_response(s)
+    statements.bounds(s, s.x)
+    router.row_basis(s)
+    router.row_share(s)
+    router.mean_response(s)
     usage.hidden_similarity(s, "row cosine")
-    usage.null_pair(s, [0], 0.5, rng)
+    router.null_pair(s, [0], 0.5, rng)
     assert full
     assert not any(full)
-    usage.null_basis(s)
+    router.null_basis(s)
     assert any(full)
 
 
@@ -270,13 +270,13 @@ class Known:
 
 def test_the_routers_own_effective_matrix_is_taken():
     s, _ = drawn("soft cold", 0)
-    np.testing.assert_array_equal(usage.centred(replace(s, router=Known(s.router))), usage.centred(s))
+    np.testing.assert_array_equal(router.centred(replace(s, router=Known(s.router))), router.centred(s))
 
 
 def test_a_temperature_does_not_round_the_matrix_of_float32(rng):
     s, _ = drawn("top2", 5)
     single = npmoe.MoE(s.router.matrix.astype(np.float32), s.experts, 2, temperature=0.7)
-    assert usage.bounds(site(single, s.x.astype(np.float32)), rng.standard_normal(s.x.shape)).violations == 0
+    assert statements.bounds(site(single, s.x.astype(np.float32)), rng.standard_normal(s.x.shape)).violations == 0
 
 
 # Planted faults: each must be found
@@ -299,14 +299,14 @@ def test_a_bound_with_half_the_constant_is_found_violated(rng):
     """Half of W shown is half of every bound: pairs near a tie of two experts need it all."""
     s, _ = drawn("two experts soft", 2, n=400)
     y = s.x + 1e-3 * rng.standard_normal(s.x.shape)
-    whole = usage.bounds(s, y)
-    half = usage.bounds(replace(s, router=Liar(s.router, 0.5)), y)
+    whole = statements.bounds(s, y)
+    half = statements.bounds(replace(s, router=Liar(s.router, 0.5)), y)
     for name in ("lipschitz, soft gates", "total variation, soft gates", "hilbert, soft gates"):
         assert whole.named(name).violations == 0
         assert half.named(name).violations > 0, name
         assert half.named(name).worst > 1
     assert half.named("lipschitz, soft gates").violations < s.n  # it is slack elsewhere
-    double = usage.bounds(replace(s, router=Liar(s.router, 2.0)), y)
+    double = statements.bounds(replace(s, router=Liar(s.router, 2.0)), y)
     assert double.named("lipschitz, soft gates").violations == 0
     assert double.named("hilbert, soft gates").violations == s.n
 
@@ -314,17 +314,17 @@ def test_a_bound_with_half_the_constant_is_found_violated(rng):
 def test_too_large_a_smallest_singular_value_is_found_violated():
     s, _ = drawn("two experts soft", 2)
     y = -s.x
-    moved = usage.bounds(replace(s, router=Liar(s.router, 2.0)), y).named("row part, soft gates")
+    moved = statements.bounds(replace(s, router=Liar(s.router, 2.0)), y).named("row part, soft gates")
     assert moved.violations == s.n  # of rank 1 the statement is an equality
     assert moved.worst == pytest.approx(2, rel=1e-9)
-    assert usage.bounds(s, y).named("row part, soft gates").worst == pytest.approx(1, abs=1e-9)
+    assert statements.bounds(s, y).named("row part, soft gates").worst == pytest.approx(1, abs=1e-9)
 
 
 def test_a_wrong_null_space_is_found(monkeypatch, rng):
     s, _ = drawn("top2", 4)
-    right = usage.null_pair(s, np.arange(s.n), 0.2, rng)
+    right = router.null_pair(s, np.arange(s.n), 0.2, rng)
     np.testing.assert_allclose(s.router.gates(right), s.gates, rtol=0, atol=ROUNDING)
-    seen, null = usage._seen, usage.null_basis(s)
+    seen, null = scores.seen_by_router, router.null_basis(s)
 
     def turned(site, probe):
         """Row space and null space with one direction of each exchanged."""
@@ -332,21 +332,22 @@ def test_a_wrong_null_space_is_found(monkeypatch, rng):
         row[:, -1] = null[:, 0]
         return seen(site, probe)._replace(row=row)
 
-    hidden = s.x + s.x @ usage.null_basis(s) @ usage.null_basis(s).T
-    assert usage.bounds(s, hidden).violations == 0
-    monkeypatch.setattr(usage, "_seen", turned)
-    wrong = usage.null_pair(s, np.arange(s.n), 0.2, rng)
+    hidden = s.x + s.x @ router.null_basis(s) @ router.null_basis(s).T
+    assert statements.bounds(s, hidden).violations == 0
+    for probe in (router, statements):
+        monkeypatch.setattr(probe, "seen_by_router", turned)
+    wrong = router.null_pair(s, np.arange(s.n), 0.2, rng)
     assert (np.abs(s.router.gates(wrong) - s.gates).max(axis=1) > 1e-6).mean() > 0.9
     # of a pair that routing cannot tell apart the wrong row space sees a part
-    assert usage.bounds(s, hidden).named("row part, soft gates").violations == s.n
+    assert statements.bounds(s, hidden).named("row part, soft gates").violations == s.n
 
 
 @pytest.mark.parametrize("factor", [0.99, 1.01])
 def test_a_radius_one_per_cent_wrong_is_found(monkeypatch, factor):
     s, _ = drawn("top2", 6)
-    right = usage.radius
-    monkeypatch.setattr(usage, "radius", lambda site: right(site)._replace(radius=right(site).radius * factor))
-    found = usage.bounds(s, s.x)
+    right = walls.radius
+    monkeypatch.setattr(statements, "radius", lambda site: right(site)._replace(radius=right(site).radius * factor))
+    found = statements.bounds(s, s.x)
     if factor > 1:
         assert found.named("radius, inside").violations >= s.n  # 0.999 x 1.01 along the normal is beyond
     else:
@@ -361,7 +362,7 @@ def test_a_radius_one_per_cent_wrong_is_found(monkeypatch, factor):
 def test_row_and_null_basis_take_the_space_apart(kind, seed):
     s, _ = drawn(kind, seed)
     E, d = s.E, s.x.shape[1]
-    CW, Q, N = usage.centred(s), usage.row_basis(s), usage.null_basis(s)
+    CW, Q, N = router.centred(s), router.row_basis(s), router.null_basis(s)
     assert Q.shape == (d, min(E - 1, d))
     assert N.shape[1] == d - Q.shape[1] >= d - E + 1
     both = np.concatenate([Q, N], axis=1)
@@ -378,11 +379,11 @@ def test_equal_rows_lower_the_rank(rng):
     rows = s.router.matrix.copy()
     rows[5], rows[6] = rows[1], rows[1]
     twin = site(replace(s.router.moe, router=rows), s.x)
-    assert usage.row_basis(twin).shape == (12, 5)
+    assert router.row_basis(twin).shape == (12, 5)
     alike = site(replace(s.router.moe, router=np.ones((8, 12))), s.x)
-    assert usage.row_basis(alike).shape == (12, 0)
-    assert np.isinf(usage.radius(alike).radius).all()
-    assert usage.bounds(alike, rng.standard_normal(s.x.shape)).violations == 0
+    assert router.row_basis(alike).shape == (12, 0)
+    assert np.isinf(walls.radius(alike).radius).all()
+    assert statements.bounds(alike, rng.standard_normal(s.x.shape)).violations == 0
 
 
 @EXAMPLES
@@ -391,19 +392,19 @@ def test_row_share_is_that_of_two_parts(kind, seed):
     s, _ = drawn(kind, seed)
     for center in (True, False):
         x = s.x - s.x.mean(axis=0) if center else s.x
-        share, chance = usage.row_share(s, center)
-        outside = ((x @ usage.null_basis(s)) ** 2).sum() / (x**2).sum()
+        share, chance = router.row_share(s, center)
+        outside = ((x @ router.null_basis(s)) ** 2).sum() / (x**2).sum()
         assert share + outside == pytest.approx(1, rel=1e-12)
-        assert chance == usage.row_basis(s).shape[1] / s.x.shape[1]
+        assert chance == router.row_basis(s).shape[1] / s.x.shape[1]
 
 
 def test_row_share_without_variance_is_undefined_and_of_planted_ones_is_0_and_1(rng):
     s, _ = drawn("top2", 0)
-    inside = replace(s, x=rng.standard_normal((s.n, 7)) @ usage.row_basis(s).T)
-    outside = replace(s, x=rng.standard_normal((s.n, 5)) @ usage.null_basis(s).T)
-    assert usage.row_share(inside).share == pytest.approx(1)
-    assert usage.row_share(outside).share == pytest.approx(0, abs=1e-20)
-    assert np.isnan(usage.row_share(replace(s, x=np.ones_like(s.x))).share)
+    inside = replace(s, x=rng.standard_normal((s.n, 7)) @ router.row_basis(s).T)
+    outside = replace(s, x=rng.standard_normal((s.n, 5)) @ router.null_basis(s).T)
+    assert router.row_share(inside).share == pytest.approx(1)
+    assert router.row_share(outside).share == pytest.approx(0, abs=1e-20)
+    assert np.isnan(router.row_share(replace(s, x=np.ones_like(s.x))).share)
 
 
 # The radius
@@ -413,9 +414,9 @@ def test_row_share_without_variance_is_undefined_and_of_planted_ones_is_0_and_1(
 @given(walled, seeds, st.booleans())
 def test_bisection_along_the_normal_finds_the_radius(kind, seed, trained):
     s, _ = drawn(kind, seed, trained=trained)
-    found = usage.radius(s)
+    found = walls.radius(s)
     low, high = np.zeros(s.n), 2 * found.radius
-    u = usage.wall_point(s, found._replace(radius=np.ones(s.n)), 0.0) - s.x  # unit normals
+    u = walls.wall_point(s, found._replace(radius=np.ones(s.n)), 0.0) - s.x  # unit normals
     for _ in range(60):
         middle = (low + high) / 2
         over = changed(s, s.x + middle[:, None] * u)
@@ -423,23 +424,23 @@ def test_bisection_along_the_normal_finds_the_radius(kind, seed, trained):
     # a bisection sees scores: their rounding over the distance of the two rows
     W = s.router.effective
     apart = np.linalg.norm(W[found.inside] - W[found.outside], axis=1)
-    np.testing.assert_array_less(np.abs(high - found.radius), 2 * usage._rounding(s, s.x) / apart + 1e-12)
-    assert changed(s, usage.wall_point(s, found, 0.01)).all()
-    assert not changed(s, usage.wall_point(s, found, -0.01)).any()
+    np.testing.assert_array_less(np.abs(high - found.radius), 2 * scores.score_rounding(s, s.x) / apart + 1e-12)
+    assert changed(s, walls.wall_point(s, found, 0.01)).all()
+    assert not changed(s, walls.wall_point(s, found, -0.01)).any()
 
 
 @EXAMPLES
 @given(walled, seeds)
 def test_radius_by_brute_force_and_its_pair(kind, seed):
     s, _ = drawn(kind, seed)
-    found, W, scores = usage.radius(s), s.router.effective, s.router.scores(s.x)
+    found, W, scores = walls.radius(s), s.router.effective, s.router.scores(s.x)
     for i in range(s.n):
         T = set(s.chosen[i].tolist())
-        walls = {
+        distance = {
             (e, j): (scores[i, e] - scores[i, j]) / np.linalg.norm(W[e] - W[j]) for e in T for j in set(range(s.E)) - T
         }
-        pair = min(walls, key=walls.get)
-        assert found.radius[i] == pytest.approx(walls[pair], rel=1e-9)
+        pair = min(distance, key=distance.get)
+        assert found.radius[i] == pytest.approx(distance[pair], rel=1e-9)
         assert (found.inside[i], found.outside[i]) == pair
 
 
@@ -451,7 +452,7 @@ def test_without_a_bias_cells_are_cones(kind, seed, t):
     moe = replace(s.router.moe, bias=None)
     s = site(moe, s.x)
     assert not changed(s, s.x * t).any()
-    np.testing.assert_allclose(usage.radius(site(moe, s.x * t)).radius, t * usage.radius(s).radius, rtol=1e-9)
+    np.testing.assert_allclose(walls.radius(site(moe, s.x * t)).radius, t * walls.radius(s).radius, rtol=1e-9)
 
 
 def test_with_a_bias_they_are_not():
@@ -466,7 +467,7 @@ def test_radius_does_not_depend_on_temperature_nor_on_a_common_row(kind, seed):
     bias = s.router.bias
     warm = replace(s.router.moe, temperature=7.0, router=s.router.matrix + rng.standard_normal(s.x.shape[1]))
     shifted = replace(warm, bias=None if bias is None else bias + 3)
-    np.testing.assert_allclose(usage.radius(site(shifted, s.x)).radius, usage.radius(s).radius, rtol=1e-9)
+    np.testing.assert_allclose(walls.radius(site(shifted, s.x)).radius, walls.radius(s).radius, rtol=1e-9)
 
 
 @pytest.mark.parametrize("bias", [None, np.array([0.0, 0.5, 0.5, 0.0]), np.array([0.0, 0.2, 0.5, 0.0])])
@@ -476,22 +477,22 @@ def test_equal_rows_never_change_their_order(bias, rng):
     W[2] = W[1]
     s = site(mixture(rng, 4, 5, 3, 1, bias=bias), rng.integers(-9, 9, (200, 5)).astype(float))  # exact scores
     s = site(replace(s.router.moe, router=W), s.x)
-    found = usage.radius(s)
+    found = walls.radius(s)
     one, other = (2, 1) if bias is not None and bias[2] > bias[1] else (1, 2)
     assert (s.chosen == one).any()
     assert not (s.chosen == other).any()
     assert not ((found.inside == one) & (found.outside == other)).any()
     finite = np.isfinite(found.radius) & (found.radius > 0)
-    assert changed(s, usage.wall_point(s, found, 1e-6))[finite].all()
+    assert changed(s, walls.wall_point(s, found, 1e-6))[finite].all()
     alike = site(replace(s.router.moe, router=np.tile(W[:1], (4, 1))), s.x)
-    assert np.isinf(usage.radius(alike).radius).all()
-    assert (usage.radius(alike).inside == -1).all()
-    assert np.isnan(usage.wall_point(alike, usage.radius(alike))).all()
+    assert np.isinf(walls.radius(alike).radius).all()
+    assert (walls.radius(alike).inside == -1).all()
+    assert np.isnan(walls.wall_point(alike, walls.radius(alike))).all()
 
 
 def test_a_tie_lies_on_the_wall(rng):
     moe = replace(mixture(rng, 3, 2, 3, 1), router=np.array([[1.0, 0], [0, 1], [-1, -1]]))
-    found = usage.radius(site(moe, np.array([[2.0, 2.0], [2.0, 1.0]])))
+    found = walls.radius(site(moe, np.array([[2.0, 2.0], [2.0, 1.0]])))
     assert found.radius.tolist() == [0, pytest.approx(np.sqrt(0.5))]
     assert (found.inside.tolist(), found.outside.tolist()) == ([0, 0], [1, 1])
 
@@ -504,29 +505,29 @@ def test_nearly_equal_rows_do_not_cancel(rng):
     W[2] = -W[0]
     x = rng.standard_normal((50, 4))
     x = x[x @ W[0] / np.linalg.norm(W[0]) > 1.1 * np.abs(x[:, 2])]  # the third expert is further away
-    found = usage.radius(site(replace(mixture(rng, 3, 4, 3, 1), router=W), x))
+    found = walls.radius(site(replace(mixture(rng, 3, 4, 3, 1), router=W), x))
     assert len(x) > 3
     np.testing.assert_allclose(found.radius, np.abs(x[:, 2]), rtol=1e-12)
 
 
 def test_soft_routing_has_no_wall():
     s, _ = drawn("soft", 0)
-    assert np.isinf(usage.radius(s).radius).all()
-    assert usage.bounds(s, s.x).named("radius, inside").checked == 0
+    assert np.isinf(walls.radius(s).radius).all()
+    assert statements.bounds(s, s.x).named("radius, inside").checked == 0
 
 
 def test_pieces_of_tokens_make_no_difference(monkeypatch):
     s, _ = drawn("top3 warm", 0)
-    whole = usage.radius(s)
-    monkeypatch.setattr(usage, "_PIECE", 50)
-    for a, b in zip(usage.radius(s), whole, strict=True):
+    whole = walls.radius(s)
+    monkeypatch.setattr(walls, "_PIECE", 50)
+    for a, b in zip(walls.radius(s), whole, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_a_choice_that_is_not_of_the_largest_scores_is_refused():
     s, _ = drawn("top2", 0)
     with pytest.raises(ValueError, match=r"expected chosen .* 2 largest scores; got .* at token"):
-        usage.radius(replace(s, chosen=(s.chosen + 1) % s.E))
+        walls.radius(replace(s, chosen=(s.chosen + 1) % s.E))
 
 
 # The same routing at another cosine
@@ -538,13 +539,13 @@ def test_a_choice_that_is_not_of_the_largest_scores_is_refused():
 def test_null_pairs_have_the_gates_of_x_and_the_cosine_asked(kind, seed, where, by_rows):
     """Anywhere in the attainable range but its open end, of which `where` is the distance as a share."""
     s, rng = drawn(kind, seed)
-    low = -np.linalg.norm(s.x @ usage.null_basis(s), axis=1) / np.linalg.norm(s.x, axis=1)
+    low = -np.linalg.norm(s.x @ router.null_basis(s), axis=1) / np.linalg.norm(s.x, axis=1)
     want = low + where * (1 - low)
-    y = usage.null_pair(s, np.arange(s.n) if by_rows else s.x, want, rng)
+    y = router.null_pair(s, np.arange(s.n) if by_rows else s.x, want, rng)
     cosine = (s.x * y).sum(axis=1) / np.linalg.norm(s.x, axis=1) / np.linalg.norm(y, axis=1)
     np.testing.assert_allclose(cosine, want, rtol=0, atol=1e-10)
     # gates differ by the rounding of the scores of a y that may be long
-    allowed = usage._rounding(s, s.x) + usage._rounding(s, y) + 1e-14
+    allowed = scores.score_rounding(s, s.x) + scores.score_rounding(s, y) + 1e-14
     assert (np.abs(s.router.gates(y) - s.gates).max(axis=1) <= allowed).all()
     np.testing.assert_array_equal(sets(s, y), sets(s, s.x))
     if where == 1:
@@ -556,7 +557,7 @@ def test_null_pairs_have_the_gates_of_x_and_the_cosine_asked(kind, seed, where, 
 def test_no_other_cosine_can_be_had(kind, seed):
     """By search: partners of all lengths and directions never leave the range, and come near its ends."""
     s, rng = drawn(kind, seed, n=1)
-    N = usage.null_basis(s)
+    N = router.null_basis(s)
     x, z = s.x[0], s.x[0] @ N
     row, b = x - N @ z, np.linalg.norm(z)
     v = rng.standard_normal((3000, N.shape[1])) * 10.0 ** rng.uniform(-3, 6, (3000, 1))
@@ -569,43 +570,43 @@ def test_no_other_cosine_can_be_had(kind, seed):
     assert cosine.max() == pytest.approx(1, abs=1e-12)
     for wrong in (low - 1e-9, 1 + 1e-9, np.nan):
         with pytest.raises(ValueError, match=r"expected a cosine within \(.*, 1\]"):
-            usage.null_pair(s, [0], wrong, rng)
+            router.null_pair(s, [0], wrong, rng)
 
 
 def test_null_pairs_at_the_edges(rng):
     s, _ = drawn("top2", 0)
-    N, Q = usage.null_basis(s), usage.row_basis(s)
+    N, Q = router.null_basis(s), router.row_basis(s)
     inside = s.x @ Q @ Q.T  # nothing in the kernel but rounding: cosines above 0 only
-    y = usage.null_pair(s, inside, 0.25, rng)
+    y = router.null_pair(s, inside, 0.25, rng)
     np.testing.assert_allclose((inside * y).sum(1) / np.linalg.norm(inside, axis=1) / np.linalg.norm(y, axis=1), 0.25)
     with pytest.raises(ValueError, match="expected a cosine within"):
-        usage.null_pair(s, inside, -0.1, rng)
+        router.null_pair(s, inside, -0.1, rng)
     with pytest.raises(ValueError, match="other than 0"):
-        usage.null_pair(s, np.zeros((1, 12)), 0.5, rng)
+        router.null_pair(s, np.zeros((1, 12)), 0.5, rng)
     blindly, _ = drawn("one expert", 0)  # it sees nothing: the whole range
     for cosine in (-1.0, -0.5, 0.0, 1.0):
-        y = usage.null_pair(blindly, blindly.x, cosine, rng)
+        y = router.null_pair(blindly, blindly.x, cosine, rng)
         found = (blindly.x * y).sum(1) / np.linalg.norm(blindly.x, axis=1) / np.linalg.norm(y, axis=1)
         np.testing.assert_allclose(found, cosine, atol=1e-14)
     with pytest.raises(ValueError, match=r"within \[-1, 1\]"):
-        usage.null_pair(blindly, [0], -1.1, rng)
+        router.null_pair(blindly, [0], -1.1, rng)
     kernel = rng.standard_normal((6, 5)) @ N.T  # inside the kernel up to rounding: the whole range as well
     for cosine in (-1.0, -0.5, 0.0, 1.0):
-        y = usage.null_pair(s, kernel, cosine, rng)
+        y = router.null_pair(s, kernel, cosine, rng)
         np.testing.assert_allclose(np.linalg.norm(y, axis=1), np.linalg.norm(kernel, axis=1), rtol=1e-12)
         found = (kernel * y).sum(1) / np.linalg.norm(kernel, axis=1) / np.linalg.norm(y, axis=1)
         np.testing.assert_allclose(found, cosine, rtol=0, atol=1e-14)
         # all scores are tied, so that rounding chooses the set: the soft gates are to agree
-        soft = [usage._soft(s.router.scores(v)) for v in (y, kernel)]
+        soft = [statements._soft(s.router.scores(v)) for v in (y, kernel)]
         np.testing.assert_allclose(*soft, rtol=0, atol=ROUNDING)
     full, _ = drawn("more experts than d", 0)
-    np.testing.assert_array_equal(usage.null_pair(full, [0, 3], 1.0, rng), full.x[[0, 3]])
+    np.testing.assert_array_equal(router.null_pair(full, [0, 3], 1.0, rng), full.x[[0, 3]])
     with pytest.raises(ValueError, match="of 1: the router's null space is empty"):
-        usage.null_pair(full, [0], 0.5, rng)
+        router.null_pair(full, [0], 0.5, rng)
     thin = site(mixture(rng, 1, 1, 2, 1), np.array([[2.0], [3.0]]))
-    np.testing.assert_allclose(usage.null_pair(thin, [0, 1], [1.0, -1.0], rng), [[2], [-3]])
+    np.testing.assert_allclose(router.null_pair(thin, [0, 1], [1.0, -1.0], rng), [[2], [-3]])
     with pytest.raises(ValueError, match="cosine -1 or 1"):
-        usage.null_pair(thin, [0], 0.5, rng)
+        router.null_pair(thin, [0], 0.5, rng)
     assert N.shape == (12, 5)
 
 
@@ -615,7 +616,7 @@ def test_null_pairs_at_the_edges(rng):
 def crossing(kind, seed):
     """A Site of tokens with one wall well apart from the next, and steps far below the radius."""
     s, rng = drawn(kind, seed, n=60)
-    found = usage.radius(s)
+    found = walls.radius(s)
     keep = found.radius > 1e-2
     return site(s.router.moe, s.x[keep]), rng
 
@@ -624,7 +625,7 @@ def crossing(kind, seed):
 def test_below_the_radius_quotients_tend_to_the_jacobian_with_first_order(kind):
     s, rng = crossing(kind, 7)
     eps = np.array([1e-3, 1e-4])
-    w = usage.wall(s, rng, eps)
+    w = walls.wall(s, rng, eps)
     for quotient, slope in ((w.towards, w.slope), (w.random, w.slope_random)):
         error = np.abs(quotient - slope[:, None])
         clear = error[:, 1] > 1e-8 * (slope + 1)  # not yet rounding, eps/step = 1e-11 at the least
@@ -641,11 +642,11 @@ def test_below_the_radius_quotients_tend_to_the_jacobian_with_first_order(kind):
 @pytest.mark.parametrize("kind", sorted(WALLED))
 def test_the_jump_in_closed_form_is_the_limit_of_differences(kind):
     s, rng = crossing(kind, 8)
-    found, w = usage.radius(s), usage.wall(s, rng, [0.5])
+    found, w = walls.radius(s), walls.wall(s, rng, [0.5])
     f = s.router.moe.forward
     errors = []
     for beyond in (1e-4, 1e-6):
-        across = f(usage.wall_point(s, found, beyond))[0] - f(usage.wall_point(s, found, -beyond))[0]
+        across = f(walls.wall_point(s, found, beyond))[0] - f(walls.wall_point(s, found, -beyond))[0]
         errors.append(np.linalg.norm(across - w.jump, axis=1))
     # twice the step times the slope: falls by 100, to 1e-6 of the slope
     assert np.median(errors[0] / errors[1]) == pytest.approx(100, rel=0.02)
@@ -655,8 +656,8 @@ def test_the_jump_in_closed_form_is_the_limit_of_differences(kind):
 
 def test_just_beyond_the_wall_quotients_are_the_jump_over_the_step():
     s, rng = crossing("top1", 9)
-    found = usage.radius(s)
-    w = usage.wall(s, rng, [0.999, 1.0 + 1e-9])
+    found = walls.radius(s)
+    w = walls.wall(s, rng, [0.999, 1.0 + 1e-9])
     before, after = w.towards.T * w.eps.T
     jump = np.linalg.norm(w.jump, axis=1)
     assert (np.abs(after - before) <= jump * (1 + 1e-6) + 2e-3 * found.radius * w.norm.max()).all()
@@ -668,7 +669,7 @@ def test_just_beyond_the_wall_quotients_are_the_jump_over_the_step():
 
 def test_soft_routing_does_not_jump(rng):
     s, _ = drawn("soft", 0)
-    w = usage.wall(s, rng, [1e-5])
+    w = walls.wall(s, rng, [1e-5])
     assert (w.jump == 0).all()
     assert np.isnan(w.towards).all()
     assert np.isnan(w.slope).all()
@@ -678,7 +679,7 @@ def test_soft_routing_does_not_jump(rng):
 def test_equal_experts_make_no_jump(rng):
     s, _ = drawn("top2", 0)
     same = site(replace(s.router.moe, experts=(s.experts[0],) * 8), s.x)
-    np.testing.assert_allclose(usage.wall(same, rng, [1.0]).jump, 0, atol=1e-13)
+    np.testing.assert_allclose(walls.wall(same, rng, [1.0]).jump, 0, atol=1e-13)
 
 
 # Similarities
@@ -725,10 +726,10 @@ def test_hidden_similarities(kind, seed):
     np.testing.assert_allclose(usage.hidden_similarity(s), cosine, rtol=0, atol=ROUNDING)
     away = usage.hidden_similarity(s, "euclidean")
     np.testing.assert_allclose(-away, [[np.linalg.norm(a - b) for b in s.x] for a in s.x], rtol=0, atol=ROUNDING)
-    seen = usage.hidden_similarity(replace(s, x=s.x @ usage.centred(s).T, router=None), "cosine")
+    seen = usage.hidden_similarity(replace(s, x=s.x @ router.centred(s).T, router=None), "cosine")
     np.testing.assert_allclose(usage.hidden_similarity(s, "row cosine"), seen, rtol=0, atol=ROUNDING)
     # what routing cannot see does not move the row kinds, and moves the cosine
-    blinded = replace(s, x=s.x + rng.standard_normal((s.n, usage.null_basis(s).shape[1])) @ usage.null_basis(s).T)
+    blinded = replace(s, x=s.x + rng.standard_normal((s.n, router.null_basis(s).shape[1])) @ router.null_basis(s).T)
     for which in ("row cosine", "row euclidean"):
         a, b = usage.hidden_similarity(s, which), usage.hidden_similarity(blinded, which)
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
@@ -781,7 +782,7 @@ def test_behind_a_norm_the_cosine_is_that_of_what_the_norm_reads(rng):
 def test_the_error_of_a_convex_mixture_is_its_experts_less_their_spread(kind, seed):
     s, rng = drawn(kind, seed)
     y = rng.standard_normal(s.x.shape)
-    found = usage.ambiguity(s, y)
+    found = ensemble.ambiguity(s, y)
     np.testing.assert_allclose(found.error, ((s.router.moe.forward(s.x)[0] - y) ** 2).sum(axis=1), rtol=1e-9)
     outputs = np.stack([f.forward(s.x)[0] for f in s.experts], axis=1)  # (n, E, o)
     np.testing.assert_allclose(
@@ -797,37 +798,37 @@ def test_the_error_of_a_convex_mixture_is_its_experts_less_their_spread(kind, se
 def test_ambiguity_refuses_gates_that_do_not_sum_to_1_and_takes_float32(rng):
     s, _ = drawn("switch", 0)
     with pytest.raises(ValueError, match="gates that sum to 1"):
-        usage.ambiguity(s, s.x)
+        ensemble.ambiguity(s, s.x)
     s, _ = drawn("top2", 0)
     small = replace(s, gates=s.gates.astype(np.float32))
-    assert usage.ambiguity(small, s.x).relative < 100 * EPS
+    assert ensemble.ambiguity(small, s.x).relative < 100 * EPS
     with pytest.raises(ValueError, match="expected y of shape"):
-        usage.ambiguity(s, s.x[:, :2])
+        ensemble.ambiguity(s, s.x[:, :2])
     with pytest.raises(ValueError, match="needs experts"):
-        usage.ambiguity(replace(s, experts=None), s.x)
+        ensemble.ambiguity(replace(s, experts=None), s.x)
 
 
 @EXAMPLES
 @given(kinds, seeds)
 def test_mean_response_beside_its_two_nulls(kind, seed):
     s, rng = drawn(kind, seed)
-    found = usage.mean_response(s)
+    found = router.mean_response(s)
     if s.E == 1:
         assert found.response == 0
         assert np.isnan(found.relative)
         return
-    CW, mu, d = usage.centred(s), s.x.mean(axis=0), s.x.shape[1]
+    CW, mu, d = router.centred(s), s.x.mean(axis=0), s.x.shape[1]
     assert found.response == pytest.approx(np.linalg.norm(CW @ mu), rel=1e-9)
     # over a whole orthonormal basis, the root mean square is exact for random directions
     basis = np.linalg.qr(rng.standard_normal((d, d)))[0]
     ratio = np.linalg.norm(CW @ basis, axis=0) / np.linalg.norm(CW)
     assert found.chance == pytest.approx(np.sqrt((ratio**2).mean()), rel=1e-12)
     assert 0 <= found.relative <= 1
-    assert usage.mean_response(replace(s, x=3 * s.x)).relative == pytest.approx(found.relative, rel=1e-9)
-    hidden = replace(s, x=s.x + 1e3 * (usage.null_basis(s).sum(axis=1) if kind in BLIND else 0))
-    assert usage.mean_response(hidden).centred == pytest.approx(found.centred, rel=1e-6)
+    assert router.mean_response(replace(s, x=3 * s.x)).relative == pytest.approx(found.relative, rel=1e-9)
+    hidden = replace(s, x=s.x + 1e3 * (router.null_basis(s).sum(axis=1) if kind in BLIND else 0))
+    assert router.mean_response(hidden).centred == pytest.approx(found.centred, rel=1e-6)
     if kind in BLIND:
-        assert usage.mean_response(hidden).relative < 0.02
+        assert router.mean_response(hidden).relative < 0.02
 
 
 # Bad input
@@ -836,21 +837,21 @@ def test_mean_response_beside_its_two_nulls(kind, seed):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s: usage.radius(replace(s, router=None)), "radius needs router"),
-        (lambda s: usage.bounds(shuffled(s, np.random.default_rng(0)), s.x), "bounds needs router"),
-        (lambda s: usage.centred(replace(s, router=None)), "centred needs router"),
-        (lambda s: usage.wall(replace(s, experts=None), np.random.default_rng(0)), "wall needs experts"),
-        (lambda s: usage.wall(s, np.random.default_rng(0), [0.0]), "steps eps above 0"),
-        (lambda s: usage.bounds(s, s.x[1:]), "expected other of shape"),
-        (lambda s: usage.bounds(s, s.x * np.nan), "expected other to be finite"),
-        (lambda s: usage.bounds(s, np.array([[0, 99]])), "within 0..19; got 0..99"),
-        (lambda s: usage.bounds(s, np.array([0, 1])), r"of shape \(m, 2\)"),
-        (lambda s: usage.bounds(s, s.x).named("magic"), "expected a statement among"),
+        (lambda s: walls.radius(replace(s, router=None)), "radius needs router"),
+        (lambda s: statements.bounds(shuffled(s, np.random.default_rng(0)), s.x), "bounds needs router"),
+        (lambda s: router.centred(replace(s, router=None)), "centred needs router"),
+        (lambda s: walls.wall(replace(s, experts=None), np.random.default_rng(0)), "wall needs experts"),
+        (lambda s: walls.wall(s, np.random.default_rng(0), [0.0]), "steps eps above 0"),
+        (lambda s: statements.bounds(s, s.x[1:]), "expected other of shape"),
+        (lambda s: statements.bounds(s, s.x * np.nan), "expected other to be finite"),
+        (lambda s: statements.bounds(s, np.array([[0, 99]])), "within 0..19; got 0..99"),
+        (lambda s: statements.bounds(s, np.array([0, 1])), r"of shape \(m, 2\)"),
+        (lambda s: statements.bounds(s, s.x).named("magic"), "expected a statement among"),
         (lambda s: usage.usage(s, "none"), "'sets' or 'gates'; got 'none'"),
         (lambda s: usage.frequencies(s, "topic"), r"expected a label .* \('sequence'\); got 'topic'"),
         (lambda s: usage.similarity(s, "magic"), "expected a measure"),
         (lambda s: usage.hidden_similarity(s, "magic"), "expected a kind of hidden similarity"),
-        (lambda s: usage.centred(replace(s, router=Liar(s.router, matrix=np.ones((3, 3))))), "router matrix of shape"),
+        (lambda s: router.centred(replace(s, router=Liar(s.router, matrix=np.ones((3, 3))))), "router matrix of shape"),
     ],
 )
 def test_bad_input_is_named(call, message):
@@ -862,6 +863,6 @@ def test_a_recorded_trace_has_usage_but_no_router():
     trace = Site(x=np.eye(3), gates=np.full((3, 2), 0.5))
     assert (usage.usage(trace) == 1).all()
     with pytest.raises(ValueError, match="mean_response needs router"):
-        usage.mean_response(trace)
+        router.mean_response(trace)
     f = gelu(np.random.default_rng(0), 3, 4, 3)
-    assert usage.ambiguity(replace(trace, experts=(f, f)), np.eye(3)).spread.max() < 1e-25
+    assert ensemble.ambiguity(replace(trace, experts=(f, f)), np.eye(3)).spread.max() < 1e-25
