@@ -1,4 +1,4 @@
-"""Subspaces: planted angles come back, distances by their laws and a second route, chance levels by simulation."""
+"""Subspaces: planted angles come back, distances by their laws and a second route, bases that are none are refused."""
 # ruff: noqa: E741  (k and l are dimensions, as in the module)
 
 import mpmath
@@ -8,24 +8,18 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npmoe.geometry import grassmann
+from npmoe.geometry import bases, grassmann
+from npmoe.geometry.bases import orthonormal
 from npmoe.geometry.grassmann import (
     DISTANCES,
     METRICS,
-    bures,
-    chance_overlap,
-    chance_spread,
     distance,
-    log_euclidean,
-    orthonormal,
     overlap,
     pairwise,
     pairwise_angles,
-    planted,
     principal_angles,
-    random_subspace,
-    z_score,
 )
+from npmoe.geometry.random_subspaces import planted, random_subspace
 
 ANGLE = 1e-14  # what `principal_angles` promises; the most that was seen is 5e-15, 30 angles of which many are equal
 # a distance is no steeper than sqrt(q) in its angles, Martin's apart: it has the slope tan theta
@@ -232,7 +226,7 @@ def test_single_precision_is_orthonormalised_to_the_last_bit(rng):
         loose = X @ (np.eye(k) + 0.9e-5 * np.ones((k, k)))
         cast = loose.astype(np.float32)
         assert np.abs(cast.T @ cast - np.eye(k)).max() > 1e-5
-        back = grassmann._basis("X", cast)
+        back = bases.as_basis("X", cast)
         np.testing.assert_allclose(back.T @ back, np.eye(k), rtol=0, atol=2e-15)
         exact = np.linalg.qr(cast.astype(float))[0]
         np.testing.assert_allclose(principal_angles(cast, B), principal_angles(exact, B), rtol=0, atol=ANGLE)
@@ -291,30 +285,6 @@ def test_dependent_columns_are_refused_with_their_rank(rng):
     with pytest.raises(ValueError, match="2 independent columns of A; got rank 1, d = 6"):
         orthonormal(np.stack([A[0, :, 0], np.zeros(6)], axis=1))
     assert orthonormal(A[0].astype(np.float32)).dtype == np.float32
-
-
-def test_random_subspaces_are_uniform(rng):
-    """Mean projection (k/d) I, mean basis 0: the second is what the signs of LAPACK's R would spoil."""
-    N, d, k = 4000, 5, 2
-    Q = random_subspace(rng, d, k, (N,))
-    # elements of Q have variance 1/d, those of Q Q^T no more than E (Q Q^T)_ii^2 <= 1; 5 standard errors of the mean
-    np.testing.assert_allclose(Q.mean(axis=0), 0, atol=5 / np.sqrt(d * N))
-    np.testing.assert_allclose((Q @ Q.mT).mean(axis=0), k / d * np.eye(d), atol=5 / np.sqrt(N))
-    assert np.abs(np.linalg.qr(rng.standard_normal((N, d, k)))[0].mean(axis=0)).max() > 5 / np.sqrt(d * N)
-
-
-def test_planted_refuses_what_has_no_room(rng):
-    with pytest.raises(ValueError, match="expected d of at least 5 of subspaces of 3 and 2 dimensions with 2 angles"):
-        planted(rng, 4, np.array([0.1, 0.2]), k=3)
-    A, B = planted(rng, 4, np.array([0.0, 0.2]), k=3)
-    np.testing.assert_allclose(principal_angles(A, B), [0, 0.2], rtol=0, atol=ANGLE)
-    with pytest.raises(ValueError, match=r"as many angles as min\(k, l\) = 3; got 2"):
-        planted(rng, 9, np.array([0.1, 0.2]), k=3, l=3)
-    with pytest.raises(ValueError, match="expected k of at least 2 of 2 angles; got 1"):
-        planted(rng, 9, np.array([0.1, 0.2]), k=1)
-    for wrong in (-0.1, 1.6):
-        with pytest.raises(ValueError, match=r"angles within \[0, pi/2\]"):
-            planted(rng, 9, np.array([wrong]))
 
 
 # Distances
@@ -650,161 +620,3 @@ def test_overlap_is_the_trace_of_two_projections(seed, shape):
     found = overlap(principal_angles(A, B))
     assert found == pytest.approx(np.trace(A @ A.T @ B @ B.T) / min(shape[1:]), abs=1e-13)
     assert -1e-15 <= found <= 1 + 1e-15
-
-
-#: Deterministic overlap on one side (k = d), d = 1, d = 2, and dimensions that leave no room among them.
-CHANCE = [(1, 1, 1), (1, 1, 2), (1, 1, 3), (1, 4, 5), (2, 3, 4), (3, 3, 5), (4, 4, 12), (2, 9, 12), (3, 5, 5)]
-
-
-@pytest.mark.parametrize(("k", "l", "d"), CHANCE)
-def test_chance_overlap_and_spread_against_a_simulation(rng, k, l, d):
-    N = 4000
-    found = overlap(principal_angles(random_subspace(rng, d, k, (N,)), random_subspace(rng, d, l, (N,))))
-    mean, spread = chance_overlap(k, l, d), chance_spread(k, l, d)
-    assert chance_spread(l, k, d) == pytest.approx(spread, rel=1e-15)
-    off = found - mean
-    if spread == 0:
-        assert d in (k, l)
-        np.testing.assert_allclose(off, 0, atol=1e-13)
-        with pytest.raises(ValueError, match=r"k and l below d, or the overlap is always 1; got k = "):
-            z_score(1.0, k, l, d)
-        return
-    # five standard errors: of a mean, spread / sqrt N; of a variance, the spread of the squares / sqrt N
-    assert abs(off.mean()) < 5 * spread / np.sqrt(N)
-    assert abs((off**2).mean() - spread**2) < 5 * (off**2).std() / np.sqrt(N)
-    z = z_score(found, k, l, d)
-    assert abs(z.mean()) < 5 / np.sqrt(N)
-    assert z_score(mean, k, l, d) == 0
-
-
-def test_chance_spread_of_a_line_is_that_of_a_beta_distribution():
-    """cos^2 between two lines is Beta(1/2, (d - 1)/2), whose variance any table has."""
-    for d in range(2, 40):
-        a, b = 0.5, (d - 1) / 2
-        assert chance_spread(1, 1, d) ** 2 == pytest.approx(a * b / ((a + b) ** 2 * (a + b + 1)), rel=1e-14)
-
-
-def test_what_has_no_chance_level_is_refused():
-    for function in (chance_overlap, chance_spread):
-        with pytest.raises(ValueError, match=r"expected l within 1\.\.3 of a space of 3 dimensions; got 4"):
-            function(1, 4, 3)
-        with pytest.raises(ValueError, match="expected d of at least 1; got 0"):
-            function(1, 1, 0)
-    with pytest.raises(ValueError, match="number of angles of at least 1"):
-        overlap(np.zeros((2, 0)))
-
-
-# Distances of covariances
-
-
-def covariances(rng, d, condition, count):
-    Q = random_subspace(rng, d, d, (count,))
-    C = (Q * condition ** -rng.uniform(0, 1, (count, 1, d))) @ Q.mT
-    return (C + C.mT) / 2
-
-
-COVARIANCE = {"bures": bures, "log-euclidean": log_euclidean}
-
-
-@pytest.mark.parametrize("metric", COVARIANCE.values(), ids=COVARIANCE)
-@EXAMPLES
-@given(seeds, st.integers(1, 6))
-def test_distances_of_covariances_are_metrics_and_know_no_rotation(metric, seed, d):
-    rng = np.random.default_rng(seed)
-    A, B, C = covariances(rng, d, 1e3, 3)
-    near = A + 1e-10 * B
-    sides = [metric(A, B), metric(B, C), metric(A, C)]
-    assert 2 * max(sides) <= sum(sides) + 1e-12
-    assert metric(A, A) < 1e-12
-    assert 0 < metric(A, near) < 1e-6
-    # eigenvalues err by eps of the largest, their logarithms by eps times the condition
-    np.testing.assert_allclose(metric(B, A), sides[0], rtol=0, atol=1e-11)
-    Q = random_subspace(rng, d, d)
-    turned = [(Q @ X @ Q.T + (Q @ X @ Q.T).T) / 2 for X in (A, B)]
-    np.testing.assert_allclose(metric(*turned), sides[0], rtol=0, atol=1e-11)
-    stacks = metric(np.stack([A, B]), C)
-    np.testing.assert_allclose(stacks, [sides[2], sides[1]], rtol=0, atol=1e-11)
-
-
-@EXAMPLES
-@given(seeds, st.integers(1, 6))
-def test_distances_of_covariances_that_commute(seed, d):
-    rng = np.random.default_rng(seed)
-    a, b = rng.uniform(0.1, 2, (2, d))
-    Q = random_subspace(rng, d, d)
-    for basis in (np.eye(d), Q):
-        A, B = ((basis * x) @ basis.T for x in (a, b))
-        assert bures(A, B) == pytest.approx(np.linalg.norm(np.sqrt(a) - np.sqrt(b)), abs=1e-13)
-        assert log_euclidean(A, B) == pytest.approx(np.linalg.norm(np.log(a) - np.log(b)), abs=1e-12)
-
-
-def exact_bures(A, B):
-    with mpmath.workdps(50):
-        A, B = mpmath.matrix(A.tolist()), mpmath.matrix(B.tolist())
-        values, Q = mpmath.eigsy(A)
-        root = Q * mpmath.diag([mpmath.sqrt(v) for v in values])
-        inner = mpmath.eigsy(root.T * B * root, eigvals_only=True)
-        traces = sum(A[i, i] + B[i, i] for i in range(A.rows))
-        return float(mpmath.sqrt(traces - 2 * sum(mpmath.sqrt(v) for v in inner)))
-
-
-def textbook_bures(A, B):
-    root = scipy.linalg.sqrtm(A).real
-    return np.sqrt(max(np.trace(A) + np.trace(B) - 2 * np.trace(scipy.linalg.sqrtm(root @ B @ root).real), 0))
-
-
-@pytest.mark.parametrize("condition", [10, 1e4, 1e8])
-def test_bures_of_near_covariances_agrees_with_fifty_digits_where_the_textbook_does_not(rng, condition):
-    A, other = covariances(rng, 4, condition, 2)
-    W = np.eye(4) + 1e-10 * rng.standard_normal((4, 4))
-    B = W @ A @ W.T
-    B = (B + B.T) / 2
-    scale = np.sqrt(np.trace(A) + np.trace(B))
-    # eps sqrt(condition), as the docstring has it, with a factor of 8 for four dimensions
-    floor = 8 * np.finfo(float).eps * np.sqrt(condition) * scale
-    exact = exact_bures(A, B)
-    assert 1e-11 < exact < 1e-9
-    assert abs(bures(A, B) - exact) < floor
-    assert abs(bures(A, other) - exact_bures(A, other)) < floor
-    assert abs(textbook_bures(A, B) - exact) > 100 * np.finfo(float).eps * scale
-
-
-def test_bures_takes_singular_covariances(rng):
-    X, Y = rng.standard_normal((2, 6, 2))
-    A, B = X @ X.T, Y @ Y.T  # rank 2 of 6
-    # min over rotations of |X - Y R|_F, from factors that need no root
-    expected = np.sqrt((X**2).sum() + (Y**2).sum() - 2 * np.linalg.svd(Y.T @ X, compute_uv=False).sum())
-    assert bures(A, B) == pytest.approx(expected, rel=1e-12)
-    assert bures(A, A) < 1e-12
-    assert bures(A, np.zeros((6, 6))) == pytest.approx(np.sqrt(np.trace(A)), rel=1e-14)
-    assert bures(np.zeros((1, 1)), np.zeros((1, 1))) == 0
-
-
-def test_log_euclidean_refuses_singular_covariances_and_takes_a_floor_by_name(rng):
-    X = rng.standard_normal((5, 2))
-    A, B = X @ X.T, covariances(rng, 5, 10, 1)[0]
-    with pytest.raises(ValueError, match=r"expected A positive definite; got a singular one, .*give `floor`"):
-        log_euclidean(A, B)
-    with pytest.raises(ValueError, match=r"expected B\[1\] positive definite"):
-        log_euclidean(B, np.stack([B, A]))
-    found = log_euclidean(A, B, floor=0.01)
-    lifted = [M + 0.01 * np.trace(M) / 5 * np.eye(5) for M in (A, B)]
-    assert found == pytest.approx(log_euclidean(*lifted), rel=1e-11)
-    assert log_euclidean(B, 3 * B, floor=0.5) == pytest.approx(np.sqrt(5) * np.log(3), rel=1e-13)  # relative to each
-    with pytest.raises(ValueError, match="expected floor to be a finite number above 0; got 0"):
-        log_euclidean(A, B, floor=0.0)
-
-
-@pytest.mark.parametrize("metric", COVARIANCE.values(), ids=COVARIANCE)
-def test_what_is_no_covariance_is_refused(metric):
-    good = np.eye(2)
-    with pytest.raises(ValueError, match=r"expected B symmetric; got 1\.0 at \(0, 1\) and 0\.0 across the diagonal"):
-        metric(good, np.array([[1.0, 1.0], [0.0, 1.0]]))
-    with pytest.raises(ValueError, match=r"expected A with no eigenvalue below 0; got -0\.1"):
-        metric(np.diag([1.0, -0.1]), good)
-    with pytest.raises(ValueError, match=r"expected A of shape \(\.\.\., d, d\); got \(2, 3\)"):
-        metric(np.ones((2, 3)), good)
-    with pytest.raises(ValueError, match="expected A to be finite"):
-        metric(np.full((2, 2), np.nan), good)
-    with pytest.raises(ValueError, match=r"covariances of one size; got \(2, 2\) and \(3, 3\)"):
-        metric(good, np.eye(3))

@@ -1,6 +1,6 @@
-"""Usage similarity: laws of the measures, chance levels by enumeration, permutation tests, matching, the top-k law."""
+"""Usage similarity: laws of the measures, chance levels by enumeration, the top-k law."""
 
-from itertools import combinations, permutations
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -9,28 +9,19 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.special import ndtri
 from scipy.stats import multivariate_normal
+from usages import kinds, random_sets, usage
 
-from npmoe.geometry import overlap
+from npmoe.geometry.association import information_chance, mantel, mutual_information, random_table
+from npmoe.geometry.evenness import cv, entropy, gini, jain, max_over_mean
 from npmoe.geometry.overlap import (
     MEASURES,
     corrected,
-    cv,
-    entropy,
-    entropy_share,
-    gini,
-    information_chance,
     jaccard,
     jaccard_chance,
-    jain,
-    mantel,
     match,
-    matched_overlap,
-    max_over_mean,
-    mutual_information,
+    measures,
     noise_floor,
     overlap_chance,
-    partial_mantel,
-    random_table,
     set_overlap,
     similarities,
     split_halves,
@@ -60,28 +51,9 @@ seeds = st.integers(0, 2**32 - 1)
 widths = st.integers(1, 9)
 
 
-def usage(rng, n, E, kind="spread"):
-    """Rows of usage with some to every row: spread, over many decades, counts with zeros, or nearly equal rows."""
-    rows = {
-        "spread": lambda: rng.uniform(0.1, 1, (n, E)),
-        "decades": lambda: 10.0 ** rng.uniform(-12, 3, (n, E)),
-        "counts": lambda: rng.poisson(1, (n, E)).astype(float),
-        "near": lambda: 1 + 1e-7 * rng.standard_normal((n, E)),
-    }[kind]()
-    rows[np.arange(n), rng.integers(E, size=n)] += 1
-    return rows
-
-
-kinds = st.sampled_from(["spread", "decades", "counts", "near"])
-
-
 def rows_for(name, rng, n, E, kind="counts"):
     rows = usage(rng, n, E, kind)
     return rows > np.median(rows) if MEASURES[name].kind == "sets" else rows
-
-
-def random_sets(rng, n, E, k):
-    return rng.random((n, E)).argsort(axis=1) < k
 
 
 # Measures
@@ -219,7 +191,7 @@ def test_all_pairs_equal_pair_by_pair(name, seed, n, m, E, kind):
 def test_blocks_meet_without_gaps(name, monkeypatch):
     P, Q = usage(np.random.default_rng(0), 60, 3).reshape(2, 30, 3)
     whole = similarities(name, P, Q), similarities(name, P)
-    monkeypatch.setattr(overlap, "_PIECE", 3 * 7 * 7)  # blocks of 7 rows
+    monkeypatch.setattr(measures, "_PIECE", 3 * 7 * 7)  # blocks of 7 rows
     np.testing.assert_allclose(similarities(name, P, Q), whole[0], rtol=0, atol=EXACT)
     np.testing.assert_allclose(similarities(name, P), whole[1], rtol=0, atol=EXACT)
 
@@ -379,326 +351,6 @@ def test_corrected_is_zero_at_chance_and_one_at_agreement():
 def test_what_makes_no_sense_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
-
-
-# Balance
-
-
-@EXAMPLES
-@given(seeds, st.integers(1, 9), kinds)
-def test_balance_by_definition_and_whatever_the_labels(seed, E, kind):
-    rng = np.random.default_rng(seed)
-    counts = usage(rng, 3, E, kind)
-    p = counts / counts.sum(axis=1, keepdims=True)
-    expected = {
-        cv: counts.std(axis=1) / counts.mean(axis=1),
-        max_over_mean: counts.max(axis=1) / counts.mean(axis=1),
-        entropy: np.array([-sum(x * np.log(x) for x in row if x > 0) for row in p]),
-        gini: np.abs(p[:, :, None] - p[:, None]).sum(axis=(1, 2)) / (2 * E),
-        jain: counts.sum(axis=1) ** 2 / (E * (counts**2).sum(axis=1)),
-    }
-    for function, value in expected.items():
-        np.testing.assert_allclose(function(counts), value, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(function(5 * counts[:, rng.permutation(E)]), function(counts), rtol=1e-7, atol=EXACT)
-        assert np.isnan(function(np.zeros(E)))
-    np.testing.assert_allclose(jain(counts), 1 / (1 + cv(counts) ** 2), rtol=EXACT)
-    if E > 1:
-        np.testing.assert_allclose(entropy_share(counts), entropy(counts) / np.log(E), rtol=EXACT)
-
-
-@pytest.mark.parametrize("E", [2, 7])
-def test_balance_at_its_ends(E):
-    equal, one = np.ones(E), np.eye(E)[0]
-    ends = {cv: (0, np.sqrt(E - 1)), max_over_mean: (1, E), entropy_share: (1, 0), gini: (0, 1 - 1 / E)}
-    for function, (at_equal, at_one) in (ends | {jain: (1, 1 / E)}).items():
-        assert function(equal) == pytest.approx(at_equal, abs=EXACT)
-        assert function(one) == pytest.approx(at_one, abs=EXACT)
-    assert np.isnan(entropy_share(np.ones(1)))
-
-
-# Information
-
-
-@EXAMPLES
-@given(seeds, st.integers(1, 6), st.integers(1, 6))
-def test_mutual_information_is_a_sum_of_entropies(seed, m, E):
-    rng = np.random.default_rng(seed)
-    table = rng.integers(0, 4, (m, E))
-    table[0, 0] += 1
-    parts = entropy(table.sum(axis=1)) + entropy(table.sum(axis=0)) - entropy(table.ravel())
-    assert mutual_information(table) == pytest.approx(parts, abs=EXACT)
-    assert mutual_information(table.T) == pytest.approx(parts, abs=EXACT)
-    np.testing.assert_array_equal(mutual_information(np.stack([table, table])), [mutual_information(table)] * 2)
-
-
-def test_information_chance_against_permuted_labels_one_by_one():
-    """Three routes: the labels themselves permuted, tables drawn by their margins, and the approximation."""
-    rng, draws = np.random.default_rng(0), 400
-    rows, columns = rng.integers(4, size=600), rng.integers(5, size=600)
-
-    def table(rows):
-        out = np.zeros((4, 5), int)
-        np.add.at(out, (rows, columns), 1)
-        return out
-
-    slow = [mutual_information(table(rng.permutation(rows))) for _ in range(draws)]
-    fast = information_chance(table(rows), rng, draws)
-    error = np.std(slow) / np.sqrt(draws)
-    assert fast == pytest.approx(np.mean(slow), abs=5 * np.sqrt(2) * error)
-    # the next term of the expansion is of the order 1/n^2 times the sum of 1/p: 20^2/(12 600^2), under 2 % here
-    assert information_chance(table(rows)) == pytest.approx(np.mean(slow), abs=5 * error + 0.02 * fast)
-    assert np.isnan(information_chance(np.zeros((2, 2), int)))
-    assert np.isnan(mutual_information(np.zeros((2, 2), int)))
-
-
-def test_random_tables_keep_their_margins_and_are_spread_as_permutations_are():
-    rng = np.random.default_rng(0)
-    rows, columns = np.array([3, 0, 5, 2]), np.array([4, 1, 5])
-    drawn = np.array([random_table(rows, columns, rng) for _ in range(4000)])
-    assert (drawn.sum(axis=2) == rows).all()
-    assert (drawn.sum(axis=1) == columns).all()
-    # an entry's mean is row column / n; its standard deviation is under 1.1: five standard errors
-    np.testing.assert_allclose(drawn.mean(axis=0), np.outer(rows, columns) / 10, atol=5 * 1.1 / np.sqrt(4000))
-    assert columns.tolist() == [4, 1, 5]  # the caller's array is left alone
-
-
-# Correlation of matrices
-
-
-def symmetric(rng, n):
-    A = rng.standard_normal((n, n))
-    return A + A.T
-
-
-def naive_r(A, B, order=None):
-    order = np.arange(len(A)) if order is None else order
-    pairs = list(combinations(range(len(A)), 2))
-    return np.corrcoef([A[order[i], order[j]] for i, j in pairs], [B[i, j] for i, j in pairs])[0, 1]
-
-
-@EXAMPLES
-@given(seeds, st.integers(4, 9))
-def test_mantel_by_a_loop_over_pairs(seed, n):
-    rng = np.random.default_rng(seed)
-    A, B, C = (symmetric(rng, n) for _ in range(3))
-    np.fill_diagonal(A, np.inf)  # similarities of a row with itself are no pairs
-    found = mantel(A, B, np.random.default_rng(1), permutations=5)
-    orders = [g.permutation(n) for g in [np.random.default_rng(1)] for _ in range(5)]
-    assert found.r == pytest.approx(naive_r(A, B), abs=EXACT)
-    null = [naive_r(A, B, order) for order in orders]
-    np.testing.assert_allclose(found.null, null, rtol=0, atol=EXACT)
-    assert found.p == (1 + sum(r >= found.r - EXACT for r in null)) / 6
-    # the correlation of what is left of A and of B after a straight line in C
-    a, b, c = (M[np.triu_indices(n, 1)] for M in (A, B, C))
-    line = np.stack([np.ones_like(c), c], axis=1)
-    rest = [v - line @ np.linalg.lstsq(line, v, rcond=None)[0] for v in (a, b)]
-    assert partial_mantel(A, B, C, rng, 3).r == pytest.approx(np.corrcoef(*rest)[0, 1], abs=1e-9)
-
-
-@pytest.mark.parametrize("partial", [False, True])
-def test_mantel_p_is_uniform_under_independence(partial):
-    """300 independent pairs: P(p <= a) is a exactly, so a count is binomial; five standard deviations."""
-    rng, draws = np.random.default_rng(2), 300
-    control = [symmetric(rng, 8)] if partial else []
-    function = partial_mantel if partial else mantel
-    p = np.array([function(symmetric(rng, 8), symmetric(rng, 8), *control, rng, 19).p for _ in range(draws)])
-    for a in (0.05, 0.25, 0.5, 0.75):
-        assert abs((p <= a + EXACT).mean() - a) < 5 * np.sqrt(a * (1 - a) / draws)
-
-
-def sequences(rng, S, length, d=3):
-    """Two things of S sequences that have nothing to do with each other, but each drifts within a sequence."""
-    walks = rng.standard_normal((2, S, length, d)).cumsum(axis=2).reshape(2, S * length, d)
-    return [np.linalg.norm(w[:, None] - w, axis=-1) for w in walks], np.repeat(np.arange(S), length)
-
-
-def test_blocks_keep_what_is_alike_within_a_sequence():
-    """Neighbours are alike in both, whatever the sequences do: single tokens are not exchangeable, sequences are."""
-    rng = np.random.default_rng(0)
-    naive, whole = [], []
-    for _ in range(20):
-        (A, B), label = sequences(rng, 8, 10)
-        naive.append(mantel(A, B, rng, 199).p)
-        whole.append(mantel(A, B, rng, 199, blocks=label).p)
-    assert np.mean(np.array(naive) < 0.01) > 0.5  # independent, and yet: an honest p is below 0.01 in 1 of 100
-    # under the null 20 p-values below 0.05 number binomial(20, 0.05): 6 or more have a chance of 3e-4
-    assert np.count_nonzero(np.array(whole) <= 0.05) <= 5
-    assert np.mean(whole) == pytest.approx(0.5, abs=5 * np.sqrt(1 / 12 / 20))
-
-
-def test_blocks_may_stand_in_any_order_and_two_of_them_have_two_orders():
-    rng = np.random.default_rng(0)
-    (A, B), label = sequences(rng, 2, 5)
-    found = mantel(A, B, rng, 99, blocks=label)
-    assert len(np.unique(found.null.round(10))) == 2
-    assert np.isclose(found.null, found.r).any()  # the permutation that changes nothing
-    mixed = rng.permutation(10)
-    order = mixed[np.argsort(label[mixed], kind="stable")]  # tokens of a sequence stay in their order of appearance
-    back = mantel(A[np.ix_(mixed, mixed)], B[np.ix_(mixed, mixed)], rng, 99, blocks=label[mixed])
-    assert back.r == pytest.approx(found.r, abs=EXACT)
-    swapped = naive_r(A[np.ix_(order, order)], B[np.ix_(order, order)], np.roll(np.arange(10), 5))
-    assert np.isclose(back.null, swapped).any()
-
-
-def test_partial_mantel_sees_through_a_common_cause():
-    rng = np.random.default_rng(0)
-    z, noise = symmetric(rng, 30), [symmetric(rng, 30) for _ in range(2)]
-    A, B = (z + 0.5 * e for e in noise)
-    assert mantel(A, B, rng, 199).p == 1 / 200
-    assert partial_mantel(A, B, z, rng, 199).p > 0.05
-    assert partial_mantel(A, B, symmetric(rng, 30), rng, 199).p == 1 / 200
-
-
-def test_constants_have_no_correlation():
-    rng = np.random.default_rng(0)
-    A, B = symmetric(rng, 6), symmetric(rng, 6)
-    flat = np.full((6, 6), 0.1)
-    for found in (
-        mantel(A, flat, rng, 9),
-        mantel(flat, A, rng, 9),
-        partial_mantel(flat, A, B, rng, 9),
-        partial_mantel(A, B, 1 - 2 * B, rng, 9),
-    ):
-        assert np.isnan([found.r, found.p]).all()
-        assert np.isnan(found.null).all()
-        assert found.null.shape == (9,)
-    one, other = (f(A, B, *c, np.random.default_rng(1), 9) for f, c in ((mantel, []), (partial_mantel, [flat])))
-    assert one.r == other.r
-    np.testing.assert_array_equal(one.null, other.null)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"A": np.ones((3, 4))}, r"expected A to be a square matrix of at least 3 rows; got shape \(3, 4\)"),
-        ({"B": np.eye(6)}, "expected matrices of one size; got 5, 6"),
-        ({"B": np.triu(np.ones((5, 5)))}, "expected B to be symmetric; got differences of up to 1"),
-        ({"B": np.full((5, 5), np.nan)}, r"expected B to be finite; got nan at \(0, 1\)"),
-        ({"B": np.full((5, 5), np.inf)}, r"expected B to be finite; got inf"),
-        ({"blocks": np.zeros(4)}, r"expected blocks of shape \(5,\), one label a row; got \(4,\)"),
-        ({"blocks": np.array([0, 0, 1, 1, 1])}, r"expected sequences of one length.*; got \[.*2.*3.*\]"),
-        ({"permutations": 0}, "expected permutations of at least 1; got 0"),
-    ],
-)
-def test_matrices_that_do_not_fit_are_refused(change, message):
-    rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match=message):
-        mantel(**({"A": symmetric(rng, 5), "B": symmetric(rng, 5), "rng": rng} | change))
-
-
-# Halves
-
-
-@EXAMPLES
-@given(seeds, st.integers(2, 30), st.integers(2, 6))
-def test_halves_are_halves_and_keep_groups_together(seed, n, G):
-    rng = np.random.default_rng(seed)
-    assert split_halves(n, rng).sum() == n // 2
-    groups = rng.permutation(np.arange(n) % min(G, n))
-    half = split_halves(n, rng, groups)
-    sides = [set(half[groups == g]) for g in np.unique(groups)]
-    assert all(len(side) == 1 for side in sides)
-    assert sum(side == {True} for side in sides) == len(sides) // 2
-
-
-def test_noise_floor_is_that_of_samples_and_groups_raise_it():
-    rng, n, E = np.random.default_rng(0), 4000, 16
-    P = np.eye(E)[rng.integers(E, size=n)]
-    found = noise_floor(P, None, rng, draws=50).mean()
-    # halves of n/2: a share's difference has variance 4 p (1 - p)/n, mean |difference| sqrt(2/pi) of its root
-    p = 1 / E
-    expected = E / 2 * np.sqrt(2 / np.pi) * np.sqrt(4 * p * (1 - p) / n)
-    assert found == pytest.approx(expected, rel=0.1)  # 50 halves of one sample know it to about 5 %
-    groups = np.arange(n) // 40
-    topical = np.eye(E)[rng.integers(E, size=n // 40)[groups]]  # each group of 40 uses one expert
-    assert noise_floor(topical, groups, rng, draws=20).mean() > 3 * noise_floor(topical, None, rng, draws=20).mean()
-    for name in NAMES:
-        assert noise_floor(P > 0, groups, rng, name, draws=2).shape == (2,)
-    with pytest.raises(ValueError, match="a half that uses no expert"):
-        noise_floor(np.eye(2)[[0, 0]] * [[1], [0]], None, rng)
-
-
-# Matching
-
-
-@EXAMPLES
-@given(seeds, st.integers(1, 6))
-def test_match_is_the_best_of_all_permutations(seed, E):
-    rng = np.random.default_rng(seed)
-    P, Q = rng.random((2, 10, E))
-    best = max(sum(P[:, e] @ Q[:, o[e]] for e in range(E)) for o in permutations(range(E)))
-    assert (P * Q[:, match(P, Q)]).sum() == pytest.approx(best, rel=EXACT)
-
-
-@EXAMPLES
-@given(seeds, st.integers(2, 12))
-def test_a_planted_permutation_is_found(seed, E):
-    rng = np.random.default_rng(seed)
-    P = random_sets(rng, 200, E, max(1, E // 4))
-    planted = rng.permutation(E)
-    # distinct experts: with 100 tokens a half two have the same tokens with a chance of (1 - 3/E)^100 or so
-    found = matched_overlap(P, P[:, planted], rng)
-    np.testing.assert_array_equal(planted[found.permutation], np.arange(E))
-    assert found.in_sample == found.held_out == 1
-    chosen = matched_overlap(P, P[:, planted], None, split_halves(200, rng), "jaccard")
-    assert chosen.held_out == 1
-    assert matched_overlap(P * 0.5, P[:, planted] * 0.5, rng, measure="total_variation").held_out == 0
-
-
-def test_pure_chance_matched_in_sample_looks_like_agreement():
-    """E = 64, k = 8, as many tokens as a short question: 0.125 becomes 0.62 where fitted, and stays where not."""
-    rng = np.random.default_rng(0)
-    found = np.array(
-        [
-            matched_overlap(random_sets(rng, 40, 64, 8), random_sets(rng, 40, 64, 8), rng)[:3]  # 20 tokens a half
-            for _ in range(60)
-        ]
-    )
-    # a token's overlap has standard deviation sqrt(0.125 0.875/8 56/63) = 0.11; 60 x 20 tokens; five standard errors
-    assert found[:, [0, 2]].mean(axis=0) == pytest.approx([0.125] * 2, abs=5 * 0.11 / np.sqrt(1200))
-    assert found[:, 1].mean() == pytest.approx(0.62, abs=0.02)
-
-
-def test_busy_experts_are_matched_held_out_too_and_the_permuted_null_says_so():
-    rng, E, k, n = np.random.default_rng(0), 16, 4, 800
-    lean = 1.5 * rng.standard_normal((2, E))
-    P, Q = (np.argsort(-(s + rng.gumbel(size=(n, E))), axis=1).argsort(axis=1) < k for s in lean)  # no tokens shared
-    found = matched_overlap(P, Q, rng)
-    null = matched_overlap(P, Q[rng.permutation(n)], rng)
-    assert found.held_out > k / E + 0.1
-    # one token's overlap has a standard deviation of about 0.2, 400 are scored on each side: four standard errors
-    assert found.held_out == pytest.approx(null.held_out, abs=4 * 0.2 * np.sqrt(2 / 400))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"Q": np.ones((3, 4), bool)}, "expected usage of the same tokens|boolean index did not match"),
-        ({"halves": np.array([1, 0, 0, 0])}, r"expected halves as booleans of shape \(4,\), the tokens; got int64"),
-        ({"halves": np.ones(4, bool)}, "expected tokens in both halves; got an empty half"),
-        ({"rng": None}, "expected rng or halves; got neither"),
-        ({"measure": "cosine"}, "expected a measure out of"),
-    ],
-)
-def test_matchings_of_what_does_not_fit_are_refused(change, message):
-    good = {"P": np.ones((4, 4), bool), "Q": np.ones((4, 4), bool), "rng": np.random.default_rng(0)}
-    with pytest.raises((ValueError, IndexError), match=message):
-        matched_overlap(**(good | change))
-
-
-@pytest.mark.parametrize("model", ["P", "Q"])
-def test_a_token_without_experts_is_named_not_averaged_to_nan(model):
-    both = dict(zip("PQ", usage(np.random.default_rng(0), 16, 4).reshape(2, 8, 4), strict=True))
-    halves = np.arange(8) < 4
-    both[model][5] = 0
-    for name in ("total_variation", "jensen_shannon", "hellinger", "hilbert"):
-        with pytest.raises(ValueError, match=f"expected tokens whose {name} is defined; .* at token 5"):
-            matched_overlap(**both, rng=None, halves=halves, measure=name)
-    assert matched_overlap(**both, rng=None, halves=halves, measure="weighted_jaccard").held_out > 0  # defined, 0
-    sets = {name: rows > 0 for name, rows in both.items()}
-    sets["P"][2] = sets["Q"][2] = False
-    with pytest.raises(ValueError, match=r"set_overlap is defined; .* at token 2"):
-        matched_overlap(**sets, rng=None, halves=halves)
 
 
 # The law of top-k sets

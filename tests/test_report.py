@@ -492,7 +492,7 @@ def one_mark(kind: str, role: str = "experts", scale: str = "linear", **fields: 
     ("kind", "scale"), [*((kind, scale) for kind in MARKS for scale in ("linear", "log")), ("band", "symlog")]
 )
 def test_every_mark_is_drawn_with_nulls_on_every_scale(kind: str, scale: str, tmp_path: Path) -> None:
-    from npmoe.report.marks import legend, panel_svg
+    from npmoe.report.figure import legend, panel_svg
     from npmoe.report.read import read_figure
 
     path = tmp_path / "one.json"

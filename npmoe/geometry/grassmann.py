@@ -1,4 +1,4 @@
-"""Subspaces: principal angles, the distances made of them, overlap with its chance level; distances of covariances.
+"""Subspaces: principal angles, and the distances and the overlap made of them.
 
 d width, k and l dimensions, q = min(k, l), p = max(k, l), E subspaces, r their dimension where all have the same;
 theta the angles, ascending, in radians. A subspace is given by a basis: orthonormal columns, (d, k).
@@ -11,7 +11,11 @@ import numpy as np
 
 from npmoe.calculus import check
 from npmoe.calculus.threads import one_blas_thread, parts
-from npmoe.geometry.spectra import numerical_rank
+from npmoe.geometry.bases import as_angles, as_basis, as_matrices, orthonormal, undefined
+
+# bases, chance and covariances are files of their own; their names are found here too, where docs/subspaces.md had them
+from npmoe.geometry.covariances import bures, log_euclidean
+from npmoe.geometry.random_subspaces import chance_overlap, chance_spread, planted, random_subspace, z_score
 
 __all__ = [
     "DISTANCES",
@@ -55,92 +59,6 @@ RIGHT_ANGLE = 1e-14  # how near pi/2 an angle is pi/2 to Martin's distance: what
 _PIECE = 1 << 21  # elements of one array in `pairwise_angles`: 16 MB
 
 
-# Bases
-
-
-def orthonormal(A: Array) -> Array:
-    """An orthonormal basis of what the columns span, (..., d, k) -> (..., d, k), by Householder QR.
-
-    The size of a column does not matter. Columns dependent but for a relative 1e-8 give a basis that rounding has
-    moved by eps / 1e-8.
-
-    Raises
-    ------
-    ValueError : where columns are dependent to working precision, k > d included; or not finite.
-
-    Examples
-    --------
-    >>> np.abs(orthonormal(np.array([[3.0], [4.0]])))
-    array([[0.6],
-           [0.8]])
-    """
-    A = _stack("A", A)
-    d, k = A.shape[-2:]
-    # columns of length 1 first: neither the rank nor the basis depends on the scale of a column
-    A = _divided(A, np.abs(A).max(axis=-2, keepdims=True))
-    A = _divided(A, np.linalg.norm(A, axis=-2, keepdims=True))  # (..., d, k)
-    ranks = numerical_rank(np.linalg.svd(A, compute_uv=False), max(d, k))
-    if (ranks < k).any():
-        where = _first(np.asarray(ranks < k))
-        rank = np.atleast_1d(ranks)[np.atleast_1d(ranks) < k][0]
-        raise ValueError(f"expected {k} independent columns of A{where}; got rank {rank}, d = {d}")
-    return np.linalg.qr(A)[0]
-
-
-def random_subspace(rng: np.random.Generator, d: int, k: int, shape: tuple[int, ...] = ()) -> Array:
-    """Bases of uniformly distributed subspaces, (*shape, d, k); the bases themselves are uniform (Haar) too.
-
-    Source: QR of normal numbers with the signs of R's diagonal taken out (Mezzadri 2007, math-ph/0609050).
-
-    Examples
-    --------
-    >>> random_subspace(np.random.default_rng(0), d=5, k=2, shape=(3,)).shape
-    (3, 5, 2)
-    """
-    d = check.integer("d", d, 1)
-    k = check.integer("k", k, 1, d, f"a space of {d} dimensions")
-    Q, R = np.linalg.qr(rng.standard_normal((*shape, d, k)))
-    # without the signs LAPACK's convention shows: the subspace would be uniform, its basis not
-    return Q * np.copysign(1, np.diagonal(R, axis1=-2, axis2=-1))[..., None, :]
-
-
-def planted(
-    rng: np.random.Generator, d: int, theta: Array, k: int | None = None, l: int | None = None
-) -> tuple[Array, Array]:
-    """A pair of bases A (d, k) and B (d, l) with exactly the principal angles `theta` (q,), turned at random.
-
-    Parameters
-    ----------
-    theta : angles within [0, pi/2], in any order; `k` and `l` are q unless given, and one of them must be q.
-
-    Raises
-    ------
-    ValueError : where d dimensions do not hold such a pair: they must be at least p + the number of angles above 0.
-
-    Examples
-    --------
-    >>> A, B = planted(np.random.default_rng(0), 6, np.array([0.1, 0.2]), l=3)
-    >>> principal_angles(A, B).round(12)
-    array([0.1, 0.2])
-    """
-    theta = check.finite("theta", _angles(check.shaped("theta", theta, ("q",))))
-    q = check.integer("the number of angles", len(theta), 1)
-    k = check.integer("k", q if k is None else k, q, of=f"{q} angles")
-    l = check.integer("l", q if l is None else l, q, of=f"{q} angles")
-    if min(k, l) != q:
-        raise ValueError(f"expected as many angles as min(k, l) = {min(k, l)}; got {q}")
-    apart = np.flatnonzero(theta)  # a pair at angle 0 shares its direction
-    # dim(A + B) = k + l - dim(A and B), and q - len(apart) directions are shared
-    needed = max(k, l) + len(apart)
-    check.integer("d", d, needed, of=f"subspaces of {k} and {l} dimensions with {len(apart)} angles above 0")
-    frame = random_subspace(rng, d, needed)  # (d, p + angles above 0)
-    a, b = np.eye(needed)[:, :k], np.zeros((needed, l))
-    b[np.arange(q), np.arange(q)] = np.cos(theta)
-    b[k + np.arange(len(apart)), apart] = np.sin(theta[apart])
-    b[k + len(apart) + np.arange(l - q), q + np.arange(l - q)] = 1  # at right angles to all of A
-    return frame @ (a @ random_subspace(rng, k, k)), frame @ (b @ random_subspace(rng, l, l))
-
-
 # Angles
 
 
@@ -171,7 +89,7 @@ def principal_angles(A: Array, B: Array) -> Array:
     >>> principal_angles(A, B).round(4)
     array([0.9273])
     """
-    A, B = _basis("A", A), _basis("B", B)
+    A, B = as_basis("A", A), as_basis("B", B)
     if A.shape[-2] != B.shape[-2]:
         raise ValueError(f"expected A and B of one width d; got {A.shape} and {B.shape}")
     return _principal_angles(A, B)
@@ -196,10 +114,10 @@ def pairwise_angles(bases: Array) -> Array:
     check.shaped("bases", bases, ("E", "d", "r"))
     bases = np.asarray(bases)
     E, _, r = bases.shape
-    none = _undefined(bases)  # (E,)
+    none = undefined(bases)  # (E,)
     check.finite("bases", np.where(none[:, None, None], 0, bases))  # before the rest is renumbered
     known = np.flatnonzero(~none)
-    bases = _basis("bases", bases[known])
+    bases = as_basis("bases", bases[known])
     a, b = np.triu_indices(len(known), 1)
     theta = np.zeros((E, E, r))
     theta[known[a], known[b]] = theta[known[b], known[a]] = _angles_of_pairs(bases, bases, a, b)
@@ -223,10 +141,10 @@ def pairwise(bases: Sequence[Array] | Array, name: str) -> Array:
            [1., 0.]])
     """
     _known(name)
-    none = np.array([_undefined(basis).all() for basis in bases], bool)  # (E,)
+    none = np.array([undefined(basis).all() for basis in bases], bool)  # (E,)
     # where there is no basis its shape still counts
     checked = [
-        _stack(f"bases[{e}]", np.zeros_like(basis), ndim=2) if none[e] else _basis(f"bases[{e}]", basis, ndim=2)
+        as_matrices(f"bases[{e}]", np.zeros_like(basis), ndim=2) if none[e] else as_basis(f"bases[{e}]", basis, ndim=2)
         for e, basis in enumerate(bases)
     ]
     if len({basis.shape[0] for basis in checked}) > 1:
@@ -311,7 +229,7 @@ def distance(theta: Array, name: str, missing: int = 0) -> Array:
     np.float64(2.0)
     """
     _known(name)
-    theta = _angles(theta)
+    theta = as_angles(theta)
     theta = np.concatenate([theta, np.full((*theta.shape[:-1], check.integer("missing", missing, 0)), np.pi / 2)], -1)
     if name == "geodesic":
         return _norm(theta)
@@ -367,239 +285,6 @@ def overlap(theta: Array) -> Array:
     >>> overlap(np.array([0.0, np.pi / 2])).round(6)
     np.float64(0.5)
     """
-    theta = _angles(theta)
+    theta = as_angles(theta)
     check.integer("the number of angles", theta.shape[-1], 1)
     return (np.cos(theta) ** 2).mean(axis=-1)
-
-
-def chance_overlap(k: int, l: int, d: int) -> float:
-    """Expected overlap of two independent uniform subspaces of k and l dimensions: E tr(P Q) / q = max(k, l) / d.
-
-    Examples
-    --------
-    >>> chance_overlap(2, 4, 16)
-    0.25
-    """
-    k, l, d = _sizes(k, l, d)
-    return max(k, l) / d
-
-
-def chance_spread(k: int, l: int, d: int) -> float:
-    """Standard deviation of the overlap of two independent uniform subspaces, exact for every size.
-
-    0 where k or l is d: the overlap is then 1 always.
-
-    Notes
-    -----
-    P is fixed, Q uniform with E Q = (l/d) I. The traceless part of Q is isotropic among the traceless symmetric
-    matrices, a space of (d - 1)(d + 2)/2 dimensions, and its squared norm is l (d - l)/d always; that of P is
-    k (d - k)/d. The variance of the product of two such matrices is |.|^2 |.|^2 / dimensions:
-
-        Var tr(P Q) = 2 k l (d - k)(d - l) / (d^2 (d - 1)(d + 2))
-
-    Examples
-    --------
-    >>> chance_spread(1, 1, 2) ** 2  # the variance of cos^2 of a uniform angle: 1/8
-    0.12500000000000003
-    """
-    k, l, d = _sizes(k, l, d)
-    if d in (k, l):  # d = 1 always is: the formula would be 0/0
-        return 0.0
-    variance = 2 * (k / d) * (l / d) * ((d - k) / (d - 1)) * ((d - l) / (d + 2))
-    return float(np.sqrt(variance)) / min(k, l)
-
-
-def z_score(overlap: Array | float, k: int, l: int, d: int) -> Array:
-    """How many chance spreads an overlap (...) is above its chance level, -> (...).
-
-    Raises
-    ------
-    ValueError : where k or l is d: the overlap is 1 without any spread, and says nothing.
-
-    Examples
-    --------
-    >>> float(z_score(1.0, 1, 1, 2).round(4))
-    1.4142
-    """
-    spread = chance_spread(k, l, d)
-    if spread == 0:
-        raise ValueError(f"expected k and l below d, or the overlap is always 1; got k = {k}, l = {l}, d = {d}")
-    return (np.asarray(overlap) - chance_overlap(k, l, d)) / spread
-
-
-def _sizes(k: int, l: int, d: int) -> tuple[int, int, int]:
-    d = check.integer("d", d, 1)
-    of = f"a space of {d} dimensions"
-    return check.integer("k", k, 1, d, of), check.integer("l", l, 1, d, of), d
-
-
-# Distances of covariances, which need no dimension
-
-
-def bures(A: Array, B: Array) -> Array:
-    """Bures distance sqrt(tr A + tr B - 2 tr (A^{1/2} B A^{1/2})^{1/2}) of covariances, (..., d, d) -> (...).
-
-    It is that of Wasserstein (2) between normal distributions of equal means. Singular covariances are welcome.
-
-    Raises
-    ------
-    ValueError : for matrices that are not symmetric, or that have an eigenvalue below 0 by more than rounding.
-
-    Notes
-    -----
-    The formula takes a difference of traces, and its square root leaves 1e-8 of what rounding left, 1e-16. The same
-    number is a minimum over rotations R of |A^{1/2} - B^{1/2} R|_F, which R = U V^T from the singular value
-    decomposition B^{T/2} A^{1/2} = U S V^T attains (Bhatia, Jain and Lim 2019, arXiv 1712.01504): a norm of a
-    difference, so that nothing is lost where A and B are near. Any root X with X X^T = A will do.
-
-    Accuracy, relative to sqrt(tr A + tr B): about eps / sqrt(c), where c is the least eigenvalue over the largest.
-    Eigenvalues below d eps of the largest count as 0, so the worst is about sqrt(eps), when a covariance is all but
-    singular. That is no more than what rounding the elements of A does to the exact number.
-
-    Examples
-    --------
-    >>> bures(np.diag([4.0, 1.0]), np.diag([1.0, 1.0])).round(12)
-    np.float64(1.0)
-    """
-    X, Y = _root("A", A), _root("B", B)
-    _one_size(X, Y)
-    U, _, Vt = np.linalg.svd(_product(Y, X))  # (..., d, d)
-    return np.linalg.norm(X - Y @ (U @ Vt), axis=(-2, -1))
-
-
-def log_euclidean(A: Array, B: Array, floor: float | None = None) -> Array:
-    """|log A - log B|_F of positive definite covariances, (..., d, d) -> (...) (Arsigny et al. 2006).
-
-    Parameters
-    ----------
-    floor : what is added to every eigenvalue first, relative to their mean. None adds nothing. Directions in which
-        both are below it then count as equal, so it belongs beside the number it led to.
-
-    Raises
-    ------
-    ValueError : for a matrix that is singular to working precision, or as `bures`.
-
-    Examples
-    --------
-    >>> log_euclidean(np.diag([1.0, np.e]), np.eye(2)).round(12)
-    np.float64(1.0)
-    """
-    X, Y = _log("A", A, floor), _log("B", B, floor)
-    _one_size(X, Y)
-    return np.linalg.norm(X - Y, axis=(-2, -1))
-
-
-def _eigen(name: str, A: Array) -> tuple[Array, Array, Array]:
-    """Eigenvalues (..., d), ascending, eigenvectors (..., d, d), and what of an eigenvalue is rounding, (..., 1)."""
-    A = _stack(name, A)
-    if A.shape[-2] != A.shape[-1]:
-        raise ValueError(f"expected {name} of shape (..., d, d); got {A.shape}")
-    eps = np.finfo(A.dtype).eps
-    scale = np.abs(A).max(axis=(-2, -1), keepdims=True)
-    wrong = np.abs(A - A.mT) > eps ** (2 / 3) * scale
-    if wrong.any():
-        where = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(f"expected {name} symmetric; got {A[where]} at {where} and {A.mT[where]} across the diagonal")
-    values, vectors = np.linalg.eigh((A + A.mT) / 2)
-    noise = A.shape[-1] * eps * np.abs(values).max(axis=-1, keepdims=True)
-    if (values < -(eps ** (2 / 3)) * scale[..., 0]).any():
-        raise ValueError(f"expected {name} with no eigenvalue below 0; got {values.min()} beside {values.max()}")
-    return values, vectors, noise
-
-
-def _one_size(A: Array, B: Array) -> None:
-    if A.shape[-1] != B.shape[-1]:
-        raise ValueError(f"expected covariances of one size; got {A.shape} and {B.shape}")
-
-
-def _root(name: str, A: Array) -> Array:
-    """X (..., d, d) with X X^T = A, its columns along eigenvectors."""
-    values, vectors, noise = _eigen(name, A)
-    # the root of an eigenvalue that is rounding, 1e-16, would be 1e-8
-    return vectors * np.sqrt(np.where(values > noise, values, 0))[..., None, :]
-
-
-def _product(Y: Array, X: Array) -> Array:
-    with np.errstate(under="ignore"):  # elements far below the largest may vanish
-        return Y.mT @ X
-
-
-def _log(name: str, A: Array, floor: float | None) -> Array:
-    """Matrix logarithm of a symmetric matrix (..., d, d)."""
-    values, vectors, noise = _eigen(name, A)
-    if floor is not None:
-        values = values + check.positive("floor", floor) * values.mean(axis=-1, keepdims=True)
-    singular = np.asarray((values <= noise).any(axis=-1))
-    if singular.any():
-        where = _first(singular)
-        raise ValueError(
-            f"expected {name}{where} positive definite; got a singular one, least eigenvalue {values.min()} beside "
-            f"{values.max()}: give `floor`, relative to the mean eigenvalue, or take `bures`"
-        )
-    return (vectors * np.log(values)[..., None, :]) @ vectors.mT
-
-
-# Checks
-
-
-def _stack(name: str, A: Array, ndim: int | None = None) -> Array:
-    """`A` as finite real matrices (..., d, k), d and k at least 1; of exactly `ndim` axes where given."""
-    A = check.finite(name, check.floating(name, A))
-    if A.dtype.kind == "c":
-        raise TypeError(f"expected {name} to be real; got {A.dtype}")
-    if A.ndim < 2 or 0 in A.shape[-2:] or (ndim is not None and A.ndim != ndim):
-        want = "(..., d, k)" if ndim is None else "(d, k)"
-        raise ValueError(f"expected {name} of shape {want}, d and k at least 1; got {A.shape}")
-    return A
-
-
-def _basis(name: str, A: Array, ndim: int | None = None) -> Array:
-    """`A` (..., d, k) in float64, checked to be orthonormal to eps^(2/3), and made so to eps."""
-    A = _stack(name, A, ndim)
-    eps = np.finfo(A.dtype).eps
-    A = A.astype(np.float64, copy=False)
-    excess = A.mT @ A - np.eye(A.shape[-1])  # (..., k, k)
-    worst = np.abs(excess).max(initial=0)
-    norm = np.linalg.norm(excess, axis=(-2, -1)).max(initial=0)
-    # many elements, each within bounds, may still hide that columns depend on each other; below norm 1 they do not
-    if worst > eps ** (2 / 3) or norm >= 1:
-        raise ValueError(
-            f"expected {name} with orthonormal columns, {name}^T {name} = I to {eps ** (2 / 3):.1e}; got a deviation "
-            f"of {worst:.3g} (`orthonormal` makes a basis)"
-        )
-    # Steps of Newton and Schulz's towards the polar factor: the same span, the deviation squared (times 3/4). For a
-    # basis that rounding alone made, one moves the last bits only, where another QR would add its own; single precision
-    # takes two.
-    A = A - A @ (excess / 2)
-    while norm**2 > np.finfo(np.float64).eps:
-        excess = A.mT @ A - np.eye(A.shape[-1])
-        norm = np.linalg.norm(excess, axis=(-2, -1)).max(initial=0)
-        A = A - A @ (excess / 2)
-    return A
-
-
-def _undefined(A: Array) -> Array:
-    """Which matrices (..., d, k) are NaN throughout, (...); none that are not floats, which others refuse."""
-    A = np.asarray(A)
-    return np.isnan(A).all(axis=(-2, -1)) & (A.size > 0) if A.ndim > 1 and A.dtype.kind == "f" else np.array(False)
-
-
-def _angles(theta: Array) -> Array:
-    """`theta` as float64 within [0, pi/2]; NaN is let through."""
-    theta = check.floating("theta", theta)
-    if theta.ndim < 1:
-        raise ValueError(f"expected theta of shape (..., q); got {theta.shape}")
-    # pi/2 in float32 is above pi/2 in float64
-    outside = (theta < 0) | (theta > theta.dtype.type(np.pi / 2))
-    if outside.any():
-        raise ValueError(f"expected angles within [0, pi/2], in radians; got {theta[outside][0]}")
-    return np.minimum(theta.astype(np.float64, copy=False), np.pi / 2)
-
-
-def _divided(A: Array, by: Array) -> Array:
-    return np.divide(A, by, out=np.zeros_like(A), where=by > 0)
-
-
-def _first(wrong: Array) -> str:
-    """Where the first True of `wrong` (...) is, as an index to put after a name; nothing for a single matrix."""
-    return str(np.argwhere(wrong)[0].tolist()) if wrong.ndim else ""

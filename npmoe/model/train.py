@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,12 @@ from npmoe.calculus import check, tree
 from npmoe.calculus.memory import keep_heap
 from npmoe.calculus.threads import one_blas_thread
 from npmoe.model.adam import Adam
-from npmoe.model.balance import Balance as Layered
-from npmoe.model.balance import pooled
 from npmoe.model.expert import Expert
-from npmoe.model.moe import MoE, MoETrace
+from npmoe.model.routing_loss import RoutingLoss, for_one_pass, with_loss
 
 __all__ = ["fit", "mse"]
 
 Array = np.ndarray
-Balance = Callable[[Array, Array], tuple[float, Array]]
 
 
 def mse(prediction: Array, y: Array) -> tuple[float, Array]:
@@ -43,7 +39,7 @@ def fit(
     steps: int,
     *,
     lr: float = 1e-3,
-    balance: Balance | None = None,
+    balance: RoutingLoss | None = None,
     frozen: Sequence[str] = (),
 ) -> Iterator[tuple[int, float, Any]]:
     """Train by Adam on the mean squared error, over one batch or a batch drawn for each step.
@@ -100,7 +96,7 @@ def fit(
         )
     check.integer("steps", steps, 0)
     check.positive("lr", lr)
-    if balance is not None and _balanced(model, balance) is model:
+    if balance is not None and with_loss(model, balance) is model:
         raise TypeError(
             f"expected a MoE, or layers that hold one, whose routing a balance loss reads; got {type(model).__name__}"
         )
@@ -118,70 +114,6 @@ def _inputs(name: str, x: Any, model: Any) -> Array:
 def _targets(name: str, y: Any, prediction: Array) -> Array:
     """Targets of one batch (n, o), of exactly the prediction's shape: NumPy would stretch others without a word."""
     return check.finite(name, check.shaped(name, y, prediction.shape, "this batch"))
-
-
-@dataclass(frozen=True, eq=False)
-class _Pooled:
-    """A `Balance` over all mixtures of one forward pass: each with its trace, in order, then its gradients (n, E)."""
-
-    balance: Layered
-    seen: list[tuple[MoE, MoETrace]] = field(default_factory=list)
-    found: list[Array] = field(default_factory=list)
-
-    def gradient(self, trace: MoETrace) -> Array:
-        """dvalue/dscores (n, E) of the mixture that left this trace; computed for all of them at the first call."""
-        if not self.found:
-            scores = [moe.scores(each.x) for moe, each in self.seen]
-            chosen = [each.routing.chosen for _, each in self.seen]
-            # one mixture has nothing to be pooled with
-            alone = len(self.seen) == 1
-            self.found.extend(
-                [self.balance(scores[0], chosen[0])[1]] if alone else pooled(self.balance, scores, chosen)[1]
-            )
-        return next(ds for (_, each), ds in zip(self.seen, self.found, strict=True) if each is trace)
-
-
-@dataclass(frozen=True, eq=False)
-class _Balanced:
-    """A mixture in training: `MoE.vjp`, with the balance loss's gradient added at the scores."""
-
-    moe: MoE
-    balance: "Balance | _Pooled"
-
-    @property
-    def widths(self) -> tuple[int, int]:
-        """(d, o)."""
-        return self.moe.widths
-
-    def forward(self, x: Array) -> tuple[Array, MoETrace]:
-        """x (n, d) -> y (n, o) and what `vjp` reads; a pooled loss notes the scores and the choice."""
-        y, trace = self.moe.forward(x)
-        if isinstance(self.balance, _Pooled):
-            self.balance.seen.append((self.moe, trace))
-        return y, trace
-
-    def vjp(self, trace: MoETrace, dy: Array, wrt_x: bool = True) -> tuple[Array | None, MoE]:
-        """dy (n, o) -> dx (n, d) and the gradient, a MoE."""
-        if isinstance(self.balance, _Pooled):
-            return self.moe.vjp(trace, dy, wrt_x, dscores=self.balance.gradient(trace))
-        scores = self.moe.scores(trace.x)  # (n, E)
-        dscores = self.balance(scores, trace.routing.chosen)[1]
-        check.shaped("the balance loss's gradient", dscores, scores.shape, "the scores")
-        return self.moe.vjp(trace, dy, wrt_x, dscores=dscores)
-
-
-def _balanced(layer: Any, balance: "Balance | _Pooled") -> Any:
-    """The layer, with each mixture in it `_Balanced`; the same object where it holds none."""
-    if isinstance(layer, MoE):
-        return _Balanced(layer, balance)
-    if isinstance(layer, tuple):
-        inner = tuple(_balanced(child, balance) for child in layer)
-        return layer if all(a is b for a, b in zip(inner, layer, strict=True)) else inner
-    if not is_dataclass(layer):
-        return layer
-    found = {field.name: getattr(layer, field.name) for field in fields(layer)}
-    changed = {name: new for name, old in found.items() if (new := _balanced(old, balance)) is not old}
-    return replace(layer, **changed) if changed and not isinstance(layer, type) else layer
 
 
 def _frozen(model: Any, names: Sequence[str]) -> Array | None:
@@ -205,7 +137,7 @@ def _fit(
     y: Array | Callable[[int], Array],
     steps: int,
     adam: Adam,
-    balance: Balance | None,
+    balance: RoutingLoss | None,
     frozen: Array | None,
 ) -> Iterator[tuple[int, float, Any]]:
     keep_heap()
@@ -216,9 +148,8 @@ def _fit(
     calm = nullcontext if isinstance(model, Expert) else one_blas_thread
     for step in range(steps + 1):
         batch = _inputs(f"x({step})", x(step), model) if callable(x) else x
-        # anew each step: a pooled loss knows the mixtures of one forward pass
-        loss_of = _Pooled(balance) if isinstance(balance, Layered) else balance
-        running = model if loss_of is None else _balanced(model, loss_of)
+        # anew each step: a `Balance` knows the mixtures of one forward pass
+        running = model if balance is None else with_loss(model, for_one_pass(balance))
         with calm():
             prediction, trace = running.forward(batch)
         target = _targets(f"y({step})", y(step), prediction) if callable(y) else y

@@ -9,8 +9,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from npmoe.report import marks, style
+from npmoe.report import style
 from npmoe.report.curve import curve
+from npmoe.report.figure import figure_files, legend, panel_svg
 from npmoe.report.read import read_figure, read_results
 
 HERE = Path(__file__).parent
@@ -40,7 +41,7 @@ def write_report(output: Path) -> Path:
     parts, ties = read_results(output / "results.json")
     figures = {part["word"]: _figures(output / "figures", part["figures"]) for part in parts}
     for name, figure in (pair for found in figures.values() for pair in found):
-        drawn, pixels = marks.figure_files(figure, name)
+        drawn, pixels = figure_files(figure, name)
         _write(output / "figures" / f"{name}.svg", drawn)
         _write(output / "figures" / f"{name}.png", pixels)
     front = output / "index.html"
@@ -164,7 +165,7 @@ def _claim(claim: dict[str, Any], slug: str, figures: list[tuple[str, Any]], slu
 def _figure(name: str, figure: dict[str, Any], slugs: dict[str, str]) -> dict[str, Any]:
     """What the page shows of a figure: a panel each with its own SVG; one legend where all panels share it."""
     slug = slugs[f"figure {name}"]
-    legends = [marks.legend(figure, index) for index in range(len(figure["panels"]))]
+    legends = [legend(figure, index) for index in range(len(figure["panels"]))]
     shared = all(entries == legends[0] for entries in legends)
     return {
         "data": figure,
@@ -174,7 +175,7 @@ def _figure(name: str, figure: dict[str, Any], slugs: dict[str, str]) -> dict[st
         "panels": [
             {
                 "title": panel["title"],
-                "svg": marks.panel_svg(figure, index, f"{slug}-{index}"),
+                "svg": panel_svg(figure, index, f"{slug}-{index}"),
                 "legend": [] if shared else legends[index],
             }
             for index, panel in enumerate(figure["panels"])

@@ -1,10 +1,10 @@
 """Balance losses on scores and choices, each with its gradient, and the switches in which frameworks differ.
 
 n tokens, d width, E experts, k experts a token, L layers; p (n, E) = softmax of the scores, P (E,) its mean over
-tokens, f (E,) the share of choices, C = I - 11^T/E, which centres over experts.
+tokens, f (E,) the share of choices.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -14,12 +14,12 @@ from npmoe.calculus import check
 from npmoe.calculus.scalar import logsumexp, logsumexp_vjp, softmax, softmax_vjp
 from npmoe.model.routing import mask as on_mask
 
-__all__ = ["Balance", "Conventions", "Match", "RouterGradient", "UniformLaw", "batch_term", "conventions"]
-__all__ += ["gradients", "pooled", "uniform_law"]
+__all__ = ["OPTIONS", "Balance", "RouterGradient", "checked_batch", "checked_layers", "gradients", "pooled", "scale_of"]
 
 Array = np.ndarray
 
-_OPTIONS: dict[str, tuple[Any, ...]] = {
+#: The switches of a `Balance`, each with all its values.
+OPTIONS: dict[str, tuple[Any, ...]] = {
     "kind": ("switch", "gshard", "importance", "z"),
     "count": ("per token", "per choice"),
     "scale": (None, "E", "E/k", "1", "1/E"),
@@ -86,7 +86,7 @@ class Balance:
     mask: Array | None = None
 
     def __post_init__(self) -> None:
-        for name, options in _OPTIONS.items():
+        for name, options in OPTIONS.items():
             got = getattr(self, name)
             if not any(got is option or (isinstance(got, str) and got == option) for option in options):
                 known = ", ".join(map(repr, options))
@@ -98,7 +98,7 @@ class Balance:
 
     def __call__(self, scores: Array, chosen: Array) -> tuple[float, Array]:
         """scores (n, E), chosen (n, k), best first -> value, dvalue/dscores (n, E) of the scores' dtype."""
-        scores, chosen = _checked(scores, chosen)
+        scores, chosen = checked_batch(scores, chosen)
         s = scores.astype(np.result_type(scores, np.float64), copy=False)  # the value is summed in double precision
         w = _shares(self.mask, len(s))
         with np.errstate(under="ignore"):  # probabilities of saturated scores vanish, and what is multiplied by them
@@ -108,7 +108,7 @@ class Balance:
         return (value if s.dtype.kind == "c" else float(value)), ds
 
 
-def _checked(scores: Any, chosen: Any) -> tuple[Array, Array]:
+def checked_batch(scores: Any, chosen: Any) -> tuple[Array, Array]:
     """Scores (n, E) and chosen (n, k) that belong together."""
     scores = check.finite("scores", check.shaped("scores", scores, ("n", "E"), "a balance loss"))
     n, E = scores.shape
@@ -150,7 +150,7 @@ _VANISHED = float(np.finfo(np.float64).tiny / np.finfo(np.float64).eps)  # a sum
 # ---- the losses ----------------------------------------------------------------------------------------------------
 
 
-def _scale(balance: Balance, E: int, k: int) -> float:
+def scale_of(balance: Balance, E: int, k: int) -> float:
     """The factor in front of sum_e f_e P_e."""
     scale = balance.scale or ("1/E" if balance.kind == "gshard" else "E")
     return {"E": float(E), "E/k": E / k, "1": 1.0, "1/E": 1 / E}[scale]
@@ -169,7 +169,7 @@ def _product(balance: Balance, s: Array, chosen: Array, w: Array) -> tuple[float
         f = np.bincount(counted.ravel(), weights=share, minlength=E)  # (E,)
     else:
         f = total * P
-    scale = _scale(balance, E, k)
+    scale = scale_of(balance, E, k)
     dP = scale * f * (2 if balance.fraction == "soft" else 1)  # (E,)
     return scale * (f @ P), w[:, None] * softmax_vjp(p, dP)
 
@@ -207,7 +207,7 @@ _LOSSES = {"switch": _product, "gshard": _product, "importance": _importance, "z
 # ---- several layers, and onward ------------------------------------------------------------------------------------
 
 
-def _layers(scores: Sequence[Array], chosen: Sequence[Array]) -> list[tuple[Array, Array]]:
+def checked_layers(scores: Sequence[Array], chosen: Sequence[Array]) -> list[tuple[Array, Array]]:
     """Scores and choices of each layer, checked."""
     if isinstance(scores, np.ndarray) and scores.ndim == 2:
         raise ValueError(f"expected a sequence of scores (n, E), one for each layer; got one of shape {scores.shape}")
@@ -215,7 +215,7 @@ def _layers(scores: Sequence[Array], chosen: Sequence[Array]) -> list[tuple[Arra
         raise ValueError(
             f"expected scores and chosen of as many layers, at least one; got {len(scores)} and {len(chosen)}"
         )
-    return [_checked(s, c) for s, c in zip(scores, chosen, strict=True)]
+    return [checked_batch(s, c) for s, c in zip(scores, chosen, strict=True)]
 
 
 def pooled(balance: Balance, scores: Sequence[Array], chosen: Sequence[Array]) -> tuple[float, list[Array]]:
@@ -244,7 +244,7 @@ def pooled(balance: Balance, scores: Sequence[Array], chosen: Sequence[Array]) -
     >>> pooled(Balance("switch"), scores, chosen)[0], pooled(Balance("switch", pool="pooled"), scores, chosen)[0]
     (1.5, 1.0)
     """
-    pairs = _layers(scores, chosen)
+    pairs = checked_layers(scores, chosen)
     L = len(pairs)
     if balance.pool == "per layer":
         share = 1 / L if balance.layers == "mean" else 1.0
@@ -293,255 +293,3 @@ def gradients(result: tuple[float, Array] | Array, x: Array, router: Array, temp
     ds = check.shaped("dscores", ds, (len(x), E), "these tokens and this router")
     ds = ds / ds.real.dtype.type(check.positive("temperature", temperature))  # (n, E)
     return RouterGradient(ds.T @ x, ds @ router, ds.sum(axis=0))
-
-
-# ---- which convention is it? ---------------------------------------------------------------------------------------
-
-
-class Match(NamedTuple):
-    """One convention: its switches, their words, its value, how far the number is from it relative to its size."""
-
-    balance: Balance
-    words: str
-    value: float
-    difference: float
-
-
-class Conventions(NamedTuple):
-    """number, tolerance, how many were tried, the matches, nearest first, and the nearest of all; prints as a table."""
-
-    number: float
-    tolerance: float
-    tried: int
-    matches: tuple[Match, ...]
-    nearest: Match
-
-    def __str__(self) -> str:
-        found = f"{len(self.matches)} match" if self.matches else "none matches; the nearest"
-        rows = [f"{self.number:.10g}: of {self.tried} conventions {found} (within {self.tolerance:.1e})"]
-        rows += [f"  {m.value:<16.10g} {m.difference:8.1e}  {m.words}" for m in self.matches or (self.nearest,)]
-        return "\n".join(rows)
-
-
-def conventions(
-    number: float,
-    scores: Array | Sequence[Array],
-    chosen: Array | Sequence[Array],
-    *,
-    weights: Sequence[float] = (1.0,),
-    mask: Array | None = None,
-    tolerance: float | None = None,
-) -> Conventions:
-    """Which convention a number, another framework's loss on the same scores and choices, follows.
-
-    All kinds and all values of the switches that make a value of their own are tried; so is a known fault, a softmax of
-    what is a softmax already. Where several agree on this input (for k = 1, say) all of them are told: another input
-    can tell them apart.
-
-    Parameters
-    ----------
-    number : the other framework's value.
-    scores, chosen : arrays (n, E) and (n, k), or lists of one each for every layer; then pools are tried as well.
-    weights : coefficients that the number may include.
-    mask : array (n,), tokens that count; tried both with and without.
-    tolerance : of the difference relative to the value; of CV^2 and of lse^2 relative to the value and 1 together, as
-        their rounding is. None: that of a sum of all tokens in the scores' dtype. Give it where the other side
-        computed in lower precision than the scores' dtype says.
-
-    Raises
-    ------
-    ValueError, TypeError : as `Balance`; for a number that is not finite.
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> scores = rng.standard_normal((100, 8))
-    >>> chosen = np.argsort(-scores, axis=1)[:, :2]
-    >>> theirs = Balance("switch", weight=0.01, count="per choice")(scores, chosen)[0]
-    >>> print(conventions(theirs, scores, chosen, weights=(1.0, 0.01)))  # doctest: +ELLIPSIS
-    0.02...: of 108 conventions 1 match (within ...)
-      0.02...  switch: f hard, per choice (sums to k), scale E; times 0.01
-    """
-    if isinstance(number, bool) or not isinstance(number, int | float | np.integer | np.floating):
-        raise TypeError(f"expected a number to find the convention of; got {number!r}")
-    number = float(number)
-    if not np.isfinite(number):
-        raise ValueError(f"expected a finite number to find the convention of; got {number}")
-    single = isinstance(scores, np.ndarray) and scores.ndim == 2
-    pairs = _layers([scores], [chosen]) if single else _layers(scores, chosen)  # type: ignore[list-item,arg-type]
-    if tolerance is None:
-        tolerance = _rounding([s for s, _ in pairs])
-    check.positive("tolerance", tolerance)
-    found = [
-        Match(balance, words, value, abs(number - value) / (max(abs(number), abs(value)) or 1.0))
-        for balance, words, value in _candidates(pairs, weights, mask)
-    ]
-    found.sort(key=lambda match: match.difference)  # stable: ties stay in the order of the table
-    matches = tuple(m for m in found if abs(number - m.value) <= tolerance * _size(m.value, m.balance))
-    return Conventions(number, float(tolerance), len(found), matches, found[0])
-
-
-def _rounding(scores: list[Array]) -> float:
-    """Relative error of a loss computed in the scores' dtype.
-
-    exp(s - max) is off by eps |s - max|, the softmax's sum by E eps at most; the mean over n tokens by sqrt(n) eps,
-    four standard errors of a random walk of roundings; and a few more operations.
-    """
-    span = max(float(np.ptp(s.real, axis=1).max()) for s in scores)
-    size = max(float(np.abs(s).max()) for s in scores)
-    n, E = sum(len(s) for s in scores), scores[0].shape[1]
-    eps = max(float(np.finfo(s.dtype).eps) for s in scores)
-    return eps * (8 + span + size + E + 4 * np.sqrt(n))
-
-
-def _size(value: float, balance: Balance) -> float:
-    """What the rounding of a value is relative to: CV^2 and lse^2 are what is left of numbers of size 1."""
-    return abs(value) + (abs(balance.weight) if balance.kind in ("importance", "z") else 0.0)
-
-
-def _forms(E: int, k: int) -> Iterator[tuple[Balance, list[tuple[str | None, float]], str]]:
-    """Each loss of its own, with the scales that it may have."""
-    scales: list[tuple[str | None, float]] = [
-        (scale, _scale(Balance(scale=scale), E, k)) for scale in _OPTIONS["scale"][1:]
-    ]
-    sums = {"per token": "per token (sums to 1)", "per choice": "per choice (sums to k)"}
-    for count, words in sums.items():
-        yield Balance(count=count, scale="1"), scales, f"switch: f hard, {words}"
-    yield Balance("gshard", scale="1"), scales, "switch, gshard: f hard, first choice only"
-    for count, words in sums.items():
-        yield Balance(count=count, scale="1", fraction="soft"), scales, f"switch: f soft, {words}"
-    for gates in _OPTIONS["gates"]:
-        for variance in _OPTIONS["variance"]:
-            form = Balance("importance", gates=gates, variance=variance)
-            yield form, [(None, 1.0)], f"importance: gates {gates}, {variance} variance"
-    yield Balance("z"), [(None, 1.0)], "z: mean of lse^2"
-
-
-def _candidates(
-    pairs: list[tuple[Array, Array]], weights: Sequence[float], mask: Array | None
-) -> Iterator[tuple[Balance, str, float]]:
-    """Every convention with its words and its value on these layers."""
-    E, k = pairs[0][0].shape[1], pairs[0][1].shape[1]
-    pools = [("per layer", "mean", "")]
-    if len(pairs) > 1:
-        pools = [("per layer", "mean", "; mean of layers"), ("per layer", "sum", "; sum of layers")]
-        pools += [("pooled", "mean", "; layers pooled")]
-    masks = [(None, "")] if mask is None else [(mask, "; masked"), (None, "; mask ignored")]
-    with np.errstate(under="ignore"):  # probabilities of saturated scores vanish
-        inputs = [([s for s, _ in pairs], ""), ([softmax(s) for s, _ in pairs], "; FAULT: softmax taken twice")]
-    chosen = [c for _, c in pairs]
-    for scores, fault in inputs:
-        for tokens, masked in masks:
-            for pool, layers, layered in pools:
-                for form, scales, words in _forms(E, k):
-                    form = replace(form, pool=pool, layers=layers, mask=tokens)
-                    value, _ = pooled(form, scores, chosen)
-                    for (scale, factor), weight in ((a, b) for a in scales for b in weights):
-                        text = words + (f", scale {scale}" if scale else "") + layered + masked
-                        text += (f"; times {weight:g}" if weight != 1 else "") + fault
-                        yield replace(form, scale=scale, weight=weight), text, value * factor * weight
-
-
-# ---- near uniform scores -------------------------------------------------------------------------------------------
-
-
-class UniformLaw(NamedTuple):
-    """The loss E sum_e f_e P_e to leading order near uniform scores.
-
-    value : 1 + |C s|^2/E for f = P, s the mean score; of third order in the scores from the loss.
-    centred (E,) : C s, the mean scores less their mean over experts.
-    soft, held (E, d) : gradient on the router, (2/E) C s mu^T through f as well, (1/E) C s mu^T with f = P held fixed.
-    hard (E, d) or None : (C f) mu^T with counts, f of sum 1.
-    """
-
-    value: float
-    centred: Array
-    soft: Array
-    held: Array
-    hard: Array | None
-
-
-def uniform_law(
-    x: Array,
-    router: Array | None = None,
-    *,
-    chosen: Array | None = None,
-    bias: Array | None = None,
-    temperature: float = 1.0,
-) -> UniformLaw:
-    """The balance loss E sum_e f_e P_e and its gradient on the router where the scores are small.
-
-    To first order p_t = (1 + C s_t)/E; P differs from 1/E by C s/E, s the mean score (W mu + bias)/temperature, and
-    E sum P^2 = 1 + E |P - 1/E|^2. Only the mean hidden state mu enters: balancing works against what tokens have in
-    common, and the gradient has rank one.
-
-    Parameters
-    ----------
-    x : array (n, d), hidden states; without a router the scores (n, E) themselves.
-    router : array (E, d) or None; without it the three gradients are those of a bias, (E,).
-    chosen : array (n, k), for the gradient with counts.
-    bias, temperature : of the router, as in `MoE`.
-
-    Raises
-    ------
-    ValueError, TypeError : for shapes that do not fit or NaN; for a bias without a router.
-
-    Examples
-    --------
-    >>> law = uniform_law(np.array([[0.2, 0.0], [0.0, 0.0]]))
-    >>> round(law.value, 4), law.soft
-    (1.0025, array([ 0.05, -0.05]))
-    """
-    tau = check.positive("temperature", temperature)
-    x = check.finite("x", check.shaped("x", x, ("n", "d")))
-    if not len(x):
-        raise ValueError("expected at least one token; got none, which have no mean")
-    mu = x.mean(axis=0, dtype=np.float64)  # (d,)
-    if router is None:
-        if bias is not None:
-            raise ValueError("expected a bias only together with a router; scores hold theirs already")
-        s, E = mu / tau, len(mu)
-    else:
-        E, d = check.finite("router", check.shaped("router", router, ("E", "d"))).shape
-        check.matrix("x", x, d, "this router")
-        b = 0.0 if bias is None else check.finite("bias", check.shaped("bias", bias, (E,), "this router"))
-        s = (router @ mu + b) / tau  # (E,)
-    a = s - s.mean()  # (E,)
-
-    def onward(ds: Array) -> Array:
-        """Of every token the same gradient on the scores: times mu^T on the router."""
-        return ds / tau if router is None else np.outer(ds / tau, mu)
-
-    hard = None
-    if chosen is not None:
-        _, chosen = _checked(np.zeros((len(x), E)), chosen)
-        hard = onward(np.bincount(chosen.ravel(), minlength=E) / chosen.size - 1 / E)
-    return UniformLaw(float(1 + a @ a / E), a, onward(2 / E * a), onward(a / E), hard)
-
-
-def batch_term(Sigma: Array, router: Array, B: int, between: Array | None = None, *, temperature: float = 1.0) -> float:
-    """What the expected loss near uniform scores gains in batches of B tokens: tr(C W (Sigma/B) W^T C)/E.
-
-    The mean of B independent tokens scatters by Sigma/B about mu, so that the expectation of |C W mu_B|^2 is
-    |C W mu|^2 + tr(C W (Sigma/B) W^T C).
-    Where all tokens of a batch are of one topic, give the covariance within topics as `Sigma` and that of the topics'
-    centres as `between`, which does not shrink with B.
-
-    Parameters
-    ----------
-    Sigma : array (d, d), covariance of a token, about the mean; with `between`, about its topic's centre.
-    router : array (E, d).
-    B : tokens a batch, 1 or more.
-    between : array (d, d) or None.
-
-    Examples
-    --------
-    >>> batch_term(np.eye(2), np.eye(2), 4), batch_term(np.eye(2), np.eye(2), 4, between=np.eye(2))
-    (0.125, 0.625)
-    """
-    E, d = check.finite("router", check.shaped("router", router, ("E", "d"))).shape
-    total = check.finite("Sigma", check.shaped("Sigma", Sigma, (d, d), "this router")) / check.integer("B", B, 1)
-    if between is not None:
-        total = total + check.finite("between", check.shaped("between", between, (d, d), "this router"))
-    CW = (router - router.mean(axis=0)) / check.positive("temperature", temperature)  # (E, d)
-    return float(np.einsum("ei,ij,ej->", CW, total, CW) / E)

@@ -1,0 +1,198 @@
+"""Results as JSON, out and in: readings, statements and sizes written; ledgers read, joined, split and compared."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from npmoe.ledger.readings import Beside, Null, Reading, Size, Statement
+from npmoe.ledger.verdicts import Interval, excess, interval, judge
+
+__all__ = [
+    "SCHEMA",
+    "beside_json",
+    "differences",
+    "join",
+    "read_results",
+    "reading_json",
+    "size_json",
+    "split",
+    "statement_json",
+]
+
+SCHEMA = 1
+
+
+# Out
+
+
+def reading_json(reading: Reading, mute: bool) -> dict[str, Any]:
+    """A reading with its interval, its nulls and its verdict; of a quick run (mute) there is none."""
+    nulls = []
+    for null in reading.nulls:
+        beyond = excess(reading, null)
+        nulls.append(
+            {
+                "name": null.name,
+                "kind": null.kind,
+                "values": _floats(null.values),
+                **_interval_json(interval(null.values)),
+                "excess_low": _number(beyond.low),
+                "excess_high": _number(beyond.high),
+            }
+        )
+    return {
+        "name": reading.name,
+        "primary": reading.primary,
+        "kind": reading.kind,
+        "statistic": reading.statistic,
+        "margin": reading.margin,
+        "values": _floats(reading.values),
+        **_interval_json(interval(reading.values)),
+        "nulls": nulls,
+        "verdict": "no verdict" if mute else judge(reading),
+    }
+
+
+def statement_json(s: Statement) -> dict[str, Any]:
+    """An exact statement with its verdict."""
+    return {
+        **s._asdict(),
+        "checked": int(s.checked),
+        "violations": int(s.violations),
+        "worst": _number(s.worst),
+        "verdict": s.verdict,
+    }
+
+
+def size_json(size: Size | None, paper: str) -> dict[str, str]:
+    """The paper's number and ours, as far as we have one."""
+    if size is None or not all(map(math.isfinite, size.values)):
+        return {"measured": "", "paper": paper, "judgement": "not given"}
+    low, high = min(size.values), max(size.values)
+    measured = f"{low:.3g} to {high:.3g} {size.unit}".strip()
+    return {"measured": measured, "paper": paper, "judgement": size.judgement()}
+
+
+def beside_json(b: Beside) -> dict[str, Any]:
+    """A number beside a claim, with its interval."""
+    return {"name": b.name, "says": b.says, "values": _floats(b.values), **_interval_json(interval(b.values))}
+
+
+def _interval_json(found: Interval) -> dict[str, float | None]:
+    return {"mean": _number(found.mean), "low": _number(found.low), "high": _number(found.high)}
+
+
+def _floats(values: Sequence[float]) -> list[float | None]:
+    return [_number(value) for value in values]
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None  # JSON has no NaN
+
+
+# In
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A ledger of results from a JSON file.
+
+    Raises
+    ------
+    ValueError : if the file is not JSON or of another schema; the message names the file.
+    """
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"expected results as JSON in {path}; got a file that does not parse ({error})") from None
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+        got = results.get("schema") if isinstance(results, dict) else type(results).__name__
+        raise ValueError(f"expected results of schema {SCHEMA} in {path}; got {got!r}")
+    claims = results.get("claims")
+    if not isinstance(claims, list) or not all(isinstance(c, dict) and {"id", "verdict"} <= set(c) for c in claims):
+        raise ValueError(f"expected claims with id and verdict in {path}; it has none or others")
+    return results
+
+
+def join(parts: Sequence[dict[str, Any]], ties: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """The ledgers of several papers as one: all claims in one list, and each paper's own head with the ids of its.
+
+    `ties` are questions to which claims of several papers speak, {"says", "claims"}; those of one paper alone are left
+    out.
+
+    Examples
+    --------
+    >>> one = {"word": "a", "npmoe": "0", "environment": {}, "claims": [{"id": "A.1", "verdict": "undecided"}]}
+    >>> join([one])["papers"][0]["claims"]
+    ['A.1']
+    """
+    ids = [{claim["id"] for claim in part["claims"]} for part in parts]
+    return {
+        "schema": SCHEMA,
+        "npmoe": parts[-1]["npmoe"],
+        "environment": parts[-1]["environment"],
+        "papers": [{**part, "claims": [claim["id"] for claim in part["claims"]]} for part in parts],
+        "ties": [tie for tie in ties if sum(bool(of & set(tie["claims"])) for of in ids) > 1],
+        "claims": [claim for part in parts for claim in part["claims"]],
+    }
+
+
+def split(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The ledgers of single papers that `join` made one.
+
+    Raises
+    ------
+    ValueError : for a ledger whose papers name claims that it does not have.
+    """
+    by_id = {claim["id"]: claim for claim in results["claims"]}
+    heads = results.get("papers")
+    if not isinstance(heads, list) or not all(isinstance(h, dict) and isinstance(h.get("claims"), list) for h in heads):
+        raise ValueError(
+            "expected a ledger with papers, each with its claims; it has none, as those of earlier versions, or others"
+        )
+    missing = [id for head in heads for id in head["claims"] if id not in by_id]
+    if missing:
+        raise ValueError(f"expected each paper's claims among the ledger's; missing {', '.join(map(str, missing))}")
+    return [{**head, "claims": [by_id[id] for id in head["claims"]]} for head in heads]
+
+
+def differences(results: dict[str, Any], recorded: dict[str, Any]) -> list[str]:
+    """Where verdicts differ from the recorded ones, a line each; only claims that were run are compared.
+
+    A run of fewer seeds is held against what the recorded numbers of those seeds give: fewer seeds have wider
+    intervals, and may end otherwise without any number being another.
+
+    Examples
+    --------
+    >>> one, two = ({"claims": [{"id": "A", "verdict": v}]} for v in ("reversed", "undecided"))
+    >>> differences(one, two)
+    ['A: recorded undecided, now reversed']
+    """
+    known = {claim["id"]: claim for claim in recorded["claims"]}
+    lines = []
+    for claim in results["claims"]:
+        if claim["id"] not in known:
+            lines.append(f"{claim['id']}: not recorded, now {claim['verdict']}")
+            continue
+        before = _verdict_on(known[claim["id"]], len((_primary_of(claim) or {"values": ()})["values"]))
+        if before != claim["verdict"]:
+            lines.append(f"{claim['id']}: recorded {before}, now {claim['verdict']}")
+    return lines
+
+
+def _primary_of(claim: dict[str, Any]) -> dict[str, Any] | None:
+    return next((r for r in claim.get("readings", ()) if r["primary"]), None)
+
+
+def _verdict_on(claim: dict[str, Any], seeds: int) -> str:
+    """The recorded verdict, or where it was recorded with more seeds, that of its first few."""
+    primary = _primary_of(claim)
+    if primary is None or not 0 < seeds < len(primary["values"]):
+        return claim["verdict"]
+
+    def first(values: list[float | None]) -> tuple[float, ...]:
+        return tuple(math.nan if value is None else value for value in values[:seeds])
+
+    nulls = tuple(Null(n["name"], n["kind"], first(n["values"])) for n in primary["nulls"])
+    return judge(Reading("primary", "measure", "", primary["margin"], first(primary["values"]), nulls))
