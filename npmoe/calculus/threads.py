@@ -6,11 +6,12 @@ BLAS (``OPENBLAS_NUM_THREADS``, `threadpoolctl`, a worker of `npmoe.sweep`) limi
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
-from functools import cache
+from functools import cache, lru_cache
 from itertools import count
 from threading import Lock
 from typing import Any, TypeVar
@@ -22,11 +23,17 @@ __all__ = ["LONG", "each", "one_blas_thread", "parts"]
 T = TypeVar("T")
 
 _inside: ContextVar[bool] = ContextVar("inside", default=False)  # a part of work that is already shared out
-_lock, _depth, _before = Lock(), 0, [1]  # BLAS has one setting a process: the first to come saves it, the last restores
+_lock, _depth = Lock(), 0  # BLAS has one setting a process: the first to come saves it, the last restores
+_before: list[tuple[Any, int]] = []  # each library, and the threads that it had
 
 
-@cache
 def _blas() -> list[Any]:
+    """The libraries that are loaded: SciPy brings one of its own, when some function first imports it."""
+    return _blas_among(len(sys.modules))
+
+
+@lru_cache(maxsize=1)
+def _blas_among(modules: int) -> list[Any]:
     return list(ThreadpoolController().select(user_api="blas").lib_controllers)
 
 
@@ -48,17 +55,17 @@ def one_blas_thread() -> Iterator[int]:
     global _depth
     with _lock:
         if _depth == 0:
-            _before[:] = [lib.num_threads for lib in _blas()] or [1]
-            for lib in _blas():
+            _before[:] = [(lib, lib.num_threads) for lib in _blas()]
+            for lib, _ in _before:
                 lib.set_num_threads(1)
         _depth += 1
     try:
-        yield min(_before)
+        yield min((threads for _, threads in _before), default=1)
     finally:
         with _lock:
             _depth -= 1
             if _depth == 0:
-                for lib, threads in zip(_blas(), _before, strict=False):
+                for lib, threads in _before:
                     lib.set_num_threads(threads)
 
 
