@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npmoe.geometry import overlap
+from npmoe.geometry import association, overlap
 from npmoe.reproduce.routing_reflects_geometry.counts import (
     INDICES,
     MEASURES,
@@ -199,7 +199,7 @@ def test_overlap_between_kinds_is_the_mean_over_pairs_one_by_one(seed):
             value = defined.mean() if defined.size else np.nan
             assert found.measures[name].value[layer] == pytest.approx(value, abs=EXACT, nan_ok=True)
         assert found.chance[layer] == pytest.approx(np.mean(chance), abs=EXACT)
-        assert found.information[layer] == pytest.approx(overlap.mutual_information(rows), abs=EXACT)
+        assert found.information[layer] == pytest.approx(association.mutual_information(rows), abs=EXACT)
     np.testing.assert_array_equal(found.sizes, overlap.top_p(c.counts, 0.8).sum(axis=-1))
 
 

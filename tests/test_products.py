@@ -98,7 +98,9 @@ FALSE_AND_TRUE = [
 ]
 
 
-@pytest.mark.parametrize(("A", "B", "flag"), [row[1:] for row in FALSE_AND_TRUE], ids=[row[0] for row in FALSE_AND_TRUE])
+@pytest.mark.parametrize(
+    ("A", "B", "flag"), [row[1:] for row in FALSE_AND_TRUE], ids=[row[0] for row in FALSE_AND_TRUE]
+)
 @pytest.mark.parametrize("nerve", [False, True])
 def test_true_accidents_are_told_as_the_caller_asked(A, B, flag, nerve, request):
     if nerve:

@@ -52,12 +52,12 @@ def matmul(A: Array, B: Array, out: Array | None = None) -> Array:
 
 @np.errstate(over="raise", invalid="raise", divide="raise", under="ignore")
 def _watched(A: Array, B: Array, out: Array | None) -> Array:
-    return np.matmul(A, B, out=out)  # type: ignore[no-any-return, call-overload]
+    return np.matmul(A, B, out=out)
 
 
 @np.errstate(all="ignore")
 def _quiet(A: Array, B: Array) -> Array:
-    return np.matmul(A, B)  # type: ignore[no-any-return]
+    return np.matmul(A, B)
 
 
 def _flag(A: Array, B: Array, product: Array) -> None:

@@ -9,43 +9,20 @@ from npmoe.calculus import check
 from npmoe.geometry import overlap
 from npmoe.model.routing import mask
 
-# what a router sees, walls, statements and the ensemble are files of their own; their names are found here too, where
-# they were before
-from npmoe.probe.ensemble import Ambiguity, ambiguity
-from npmoe.probe.router import (
-    MeanResponse,
-    RowShare,
-    centred,
-    mean_response,
-    null_basis,
-    null_pair,
-    row_basis,
-    row_share,
-)
+# walls, null-space pairs and the exact statements are files of their own; what the docs showed here is found here too
+from npmoe.probe.router import null_pair, row_share
 from npmoe.probe.scores import hidden_states, routed_count, seen_by_router
 from npmoe.probe.site import Site
-from npmoe.probe.statements import Statement, Statements, bounds
-from npmoe.probe.walls import Radius, Wall, radius, wall, wall_point
+from npmoe.probe.statements import bounds
+from npmoe.probe.walls import radius, wall, wall_point
 
 __all__ = [
     "HIDDEN",
-    "Ambiguity",
-    "MeanResponse",
-    "Radius",
-    "RowShare",
-    "Statement",
-    "Statements",
-    "Wall",
-    "ambiguity",
     "bounds",
-    "centred",
     "frequencies",
     "hidden_similarity",
-    "mean_response",
-    "null_basis",
     "null_pair",
     "radius",
-    "row_basis",
     "row_share",
     "similarity",
     "usage",

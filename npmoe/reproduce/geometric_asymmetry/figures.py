@@ -6,7 +6,7 @@ import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 from npmoe.data import synthetic
-from npmoe.geometry import grassmann
+from npmoe.geometry import random_subspaces
 from npmoe.geometry.spectra import cosines, off_diagonal, rms_cosine
 from npmoe.model import init
 from npmoe.probe.null import shuffled
@@ -357,7 +357,7 @@ def _inputs(results: Results, plan: Trial, axes: dict[str, Axis]) -> Mark:
             overlap = [float(np.nanmean(off_diagonal(run["overlap"][END][..., column]))) for run in runs]
             null = [float(np.nanmean([off_diagonal(t[..., column]) for t in run["shuffled overlap"]])) for run in runs]
             strips += [draw.strip(short, role, overlap), draw.strip(f"{short}, gates shuffled", "null", null)]
-        chance = draw.level("random subspaces", grassmann.chance_overlap(r, r, d), "other")
+        chance = draw.level("random subspaces", random_subspaces.chance_overlap(r, r, d), "other")
         panels.append(draw.panel(name, draw.axis("inputs"), draw.axis(f"overlap, r = {r}"), [*strips, chance]))
     return draw.figure(
         "G7",

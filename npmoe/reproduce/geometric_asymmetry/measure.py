@@ -24,7 +24,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from npmoe.geometry import grassmann
+from npmoe.geometry import grassmann, random_subspaces
 from npmoe.geometry.pca import Axes, n_eff, principal_axes
 from npmoe.geometry.spectra import cosines, k_at, off_diagonal
 from npmoe.probe import function
@@ -138,7 +138,7 @@ def _own_ranks(axes: Axes) -> Array:
                 continue
             k, l = int(ranks[a]), int(ranks[b])  # noqa: E741
             squares = (axes.axes[a][:, :k].T @ axes.axes[b][:, :l]) ** 2
-            out[a, b] = out[b, a] = squares.sum() / min(k, l) / grassmann.chance_overlap(k, l, d)
+            out[a, b] = out[b, a] = squares.sum() / min(k, l) / random_subspaces.chance_overlap(k, l, d)
     return out
 
 
@@ -159,7 +159,7 @@ def _distances(axes: Axes) -> Array:
             continue
         table = np.zeros((len(covariances), len(covariances)))
         A, B = covariances[a], covariances[b]
-        table[a, b] = grassmann.bures(A, B) if name == "bures" else grassmann.log_euclidean(A, B, FLOOR)
+        table[a, b] = covariances.bures(A, B) if name == "bures" else covariances.log_euclidean(A, B, FLOOR)
         out[i][at] = table + table.T
     return out
 

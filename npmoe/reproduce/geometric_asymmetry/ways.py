@@ -4,14 +4,14 @@ T is oriented so that the claim says T > 0. A claim's first way is its primary.
 
 Only the abstract was at hand: the protocol is ours, on the controlled mixture of SC1. z is a number in units of what
 chance alone spreads: cosines of random d x d matrices have mean 0 and spread 1/d; overlaps of random r-dimensional
-subspaces have mean r/d and the spread that `npmoe.geometry.grassmann.chance_spread` derives.
+subspaces have mean r/d and the spread that `npmoe.geometry.random_subspaces.chance_spread` derives.
 """
 
 from math import log
 
 import numpy as np
 
-from npmoe.geometry import grassmann
+from npmoe.geometry import random_subspaces
 from npmoe.geometry.spectra import cosines, off_diagonal, rms_cosine
 from npmoe.ledger import RATIO
 from npmoe.reproduce.experiment import Models, Statistic, Way
@@ -51,7 +51,7 @@ def functional_z(cos: Array, d: int) -> float:
 def representational_z(table: Array, d: int, r: int = RANK) -> float:
     """Root mean square over pairs of the overlaps' z, from (E, E, R)."""
     k = ranks_of(d)[column_of(r)]
-    return _rms(grassmann.z_score(off_diagonal(table[..., column_of(r)]), k, k, d))
+    return _rms(random_subspaces.z_score(off_diagonal(table[..., column_of(r)]), k, k, d))
 
 
 def independent(m: Models) -> Array:

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npmoe.calculus import check
-from npmoe.geometry import overlap
+from npmoe.geometry import association, overlap
+from npmoe.geometry.evenness import cv, entropy_share, gini, jain, max_over_mean
 from npmoe.geometry.spectra import defined_mean
 
 __all__ = [
@@ -45,11 +46,11 @@ _RANGES = {  # of the measures that have a basic interval
     "jensen_shannon": (0.0, np.log(2)),
 }
 INDICES = {
-    "CV": overlap.cv,
-    "max/mean": overlap.max_over_mean,
-    "entropy/log E": overlap.entropy_share,
-    "Gini": overlap.gini,
-    "Jain": overlap.jain,
+    "CV": cv,
+    "max/mean": max_over_mean,
+    "entropy/log E": entropy_share,
+    "Gini": gini,
+    "Jain": jain,
 }
 _ENDINGS = ("_counts_top1", "_counts", "_crosslayer")  # the longer first: one ends as the other begins
 
@@ -293,8 +294,8 @@ def between(c: Counts, rng: np.random.Generator, draws: int = 200, p: float = P)
         {name: _interval(found[name], drawn[name], _RANGES.get(name)) for name in MEASURES},
         {name: same[name].mean(axis=0) for name in MEASURES},
         chance,
-        overlap.mutual_information(by_layer),
-        np.array([overlap.information_chance(counts) for counts in by_layer]),
+        association.mutual_information(by_layer),
+        np.array([association.information_chance(counts) for counts in by_layer]),
         overlap.top_p(c.counts, p).sum(axis=-1),
     )
 
@@ -387,7 +388,7 @@ def links(c: Counts, rng: np.random.Generator, draws: int = 20) -> Links:
     drawn = np.empty((draws, *N.shape[:3]))  # (B, D, L - 1, E)
     for d, step in np.ndindex(*N.shape[:2]):
         rows, columns = N[d, step].sum(axis=1), N[d, step].sum(axis=0)
-        tables = np.array([overlap.random_table(rows, columns, rng) for _ in range(draws)])
+        tables = np.array([association.random_table(rows, columns, rng) for _ in range(draws)])
         drawn[:, d, step] = _canonical(tables)
     return Links(_canonical(N), drawn.mean(axis=0), drawn[..., 0].max(axis=0), _by_rank(c))
 

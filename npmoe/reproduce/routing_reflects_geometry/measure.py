@@ -32,11 +32,11 @@ from typing import Any
 
 import numpy as np
 
-from npmoe.geometry import overlap
+from npmoe.geometry import association, evenness
 from npmoe.geometry.spectra import cosines, rms_cosine
 from npmoe.model.balance import Balance, batch_term
 from npmoe.model.train import fit, mse
-from npmoe.probe import function, usage
+from npmoe.probe import ensemble, function, router, statements, usage, walls
 from npmoe.probe.site import Site, site
 from npmoe.reproduce.routing_reflects_geometry import several
 from npmoe.reproduce.routing_reflects_geometry.config import (
@@ -97,10 +97,10 @@ def compute(config: Config) -> Arrays:
         **_pairs(end, config),
         **_information(start, end, config),
         **_ambiguity(end, data, config),
-        "response": np.array([usage.mean_response(s) for s in (start, end)]),
-        "size": np.array([np.linalg.norm(usage.centred(s)) for s in (start, end)]),
+        "response": np.array([router.mean_response(s) for s in (start, end)]),
+        "size": np.array([np.linalg.norm(router.centred(s)) for s in (start, end)]),
         "gradient": _gradient(first, data, config),
-        "row share": np.array([usage.row_share(s) for s in (start, end)]),
+        "row share": np.array([router.row_share(s) for s in (start, end)]),
         "loss": np.array(loss),
     }
     if config.detail:
@@ -136,7 +136,7 @@ def _bounds(here: Site, config: Config) -> Arrays:
         partners.append(here.x + step * size * way / np.linalg.norm(way, axis=1, keepdims=True))
     total = np.zeros((len(BOUNDS), 4))
     for i, other in enumerate(partners):
-        found = usage.bounds(here, other, rng)
+        found = statements.bounds(here, other, rng)
         for row, name in zip(total, BOUNDS, strict=True):
             if i and name.startswith("radius"):
                 continue  # these speak of tokens, not of pairs
@@ -148,13 +148,13 @@ def _bounds(here: Site, config: Config) -> Arrays:
 
 def _pairs(here: Site, config: Config) -> Arrays:
     """Pairs in the router's null space: the same routing at the smallest cosine that can be had, but for a tenth."""
-    if not usage.null_basis(here).shape[1]:  # as many experts as dimensions: nothing is hidden from the router
+    if not router.null_basis(here).shape[1]:  # as many experts as dimensions: nothing is hidden from the router
         return {"pair cosines": np.full(here.n, np.nan), "pairs": np.zeros(2), "pair": np.full(5, np.nan)}
     rng = generator(config.seed, "pairs", 1)
-    seen = here.x @ usage.row_basis(here)
+    seen = here.x @ router.row_basis(here)
     size = np.linalg.norm(here.x, axis=1)
     hidden = np.sqrt(np.maximum(size**2 - (seen**2).sum(axis=1), 0))
-    y = usage.null_pair(here, np.arange(here.n), -0.9 * hidden / size, rng)
+    y = router.null_pair(here, np.arange(here.n), -0.9 * hidden / size, rng)
     gates, chosen = here.router.moe.route(y)  # type: ignore[union-attr]
     apart = np.abs(gates - here.gates).max(axis=1)
     # the scores of y are those of x but for their rounding, which the gates halve
@@ -207,9 +207,9 @@ def _r(here: Site, few: Site, reading: tuple[str, str, str, bool], config: Confi
     A, B, C = _similar(here, few, reading)
     blocks = few.labels["sequence"] if reading[2] == "tokens" else None
     if C is None:
-        found = overlap.mantel(A, B, rng, permutations, blocks)
+        found = association.mantel(A, B, rng, permutations, blocks)
     else:
-        found = overlap.partial_mantel(A, B, C, rng, permutations, blocks)
+        found = association.partial_mantel(A, B, C, rng, permutations, blocks)
     return np.array([found.r, found.p])
 
 
@@ -227,8 +227,8 @@ def _mantel(start: Site, end: Site, config: Config) -> Arrays:
     for _ in range(config.draws):
         other = rng.standard_normal(W.shape)
         other *= size / np.linalg.norm(other - other.mean(axis=0))  # as sharp, and looking elsewhere
-        for name, router in (("mantel random", other), ("mantel permuted", W[:, rng.permutation(config.d)])):
-            null = replace(site(replace(moe, router=router), end.x), labels=end.labels)
+        for name, drawn in (("mantel random", other), ("mantel permuted", W[:, rng.permutation(config.d)])):
+            null = replace(site(replace(moe, router=drawn), end.x), labels=end.labels)
             nulls[name].append(all_of(null)[:, 0])
             random = null if name == "mantel random" else random
     return {
@@ -275,7 +275,7 @@ def _law(here: Site, config: Config) -> Array:
 
 
 def _by_correlation(here: Site) -> Array:
-    s = (here.x @ usage.centred(here).T).T  # (E, n)
+    s = (here.x @ router.centred(here).T).T  # (E, n)
     s = (s / np.linalg.norm(s, axis=0)).T
     i, j = np.triu_indices(here.n, 1)
     rho = np.clip((s @ s.T)[i, j], -1, 1)
@@ -306,17 +306,17 @@ def _information(start: Site, end: Site, config: Config) -> Arrays:
         rng = generator(config.seed, "null", 3)
         blocks = topic.reshape(config.sequences, config.length)
         null = [_table(here, blocks[rng.permutation(len(blocks))].ravel(), config.E) for _ in range(config.draws)]
-        found["information"].append(float(overlap.mutual_information(table)) / most)
-        found["information null"].append(np.mean([overlap.mutual_information(t) for t in null]) / most)
+        found["information"].append(float(association.mutual_information(table)) / most)
+        found["information null"].append(np.mean([association.mutual_information(t) for t in null]) / most)
         counts = table.sum(axis=0)
         within = [_within(table), float(np.mean([_within(t) for t in null]))]
-        found["usage"].append([overlap.entropy_share(counts), overlap.max_over_mean(counts), *within])
+        found["usage"].append([evenness.entropy_share(counts), evenness.max_over_mean(counts), *within])
     return {name: np.array(values) for name, values in found.items()}
 
 
 def _within(table: Array) -> float:
     """Entropy of usage within a topic over log E, mean over tokens."""
-    return float(np.average(overlap.entropy_share(table), weights=table.sum(axis=1)))
+    return float(np.average(evenness.entropy_share(table), weights=table.sum(axis=1)))
 
 
 # ---- balance --------------------------------------------------------------------------------------------------------
@@ -402,7 +402,7 @@ def _ambiguity(here: Site, data: Batch, config: Config) -> Arrays:
     and k weights, of which each is rounded a few times, (d + k + 8) eps of the larger terms."""
     if not config.renormalize:  # the identity needs gates that sum to 1
         return {"ambiguity": np.array([np.nan, np.nan, np.nan, 0, 0, 0, np.nan])}
-    found = usage.ambiguity(here, data.y)
+    found = ensemble.ambiguity(here, data.y)
     k = here.E if here.chosen is None else here.chosen.shape[1]
     allowed = (data.y.shape[1] + k + 8) * np.finfo(float).eps * (found.individual + found.spread)
     off = np.abs(found.error - (found.individual - found.spread)) / allowed
@@ -425,7 +425,7 @@ def _wall(here: Site, config: Config) -> Arrays:
     if config.k == config.E:
         nothing = np.full((4, len(GRID)), np.nan)
         return {"wall": nothing, "wall ends": np.full(3, np.nan), "radius": np.full(3, np.nan)}
-    found = usage.wall(few, generator(config.seed, "pairs", 2), GRID)
+    found = walls.wall(few, generator(config.seed, "pairs", 2), GRID)
     towards, random = found.towards / found.slope[:, None], found.random / found.slope_random[:, None]
     f = np.linalg.norm(few.router.moe.forward(few.x)[0], axis=1)  # type: ignore[union-attr]
     jump = np.linalg.norm(found.jump, axis=1)
