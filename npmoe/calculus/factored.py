@@ -14,6 +14,7 @@ import numpy as np
 
 from npmoe.calculus import check
 from npmoe.calculus.memory import keep_heap
+from npmoe.calculus.products import matmul
 from npmoe.calculus.threads import each, parts
 
 __all__ = ["CACHED", "Factored", "Leading"]
@@ -92,13 +93,13 @@ class Factored:
         """
         (o, h), (t, n, _), d = self.L.shape, self.S.shape, self.R.shape[2]
         if n < o:  # few tokens: K itself would cost more than it saves
-            return self.L @ np.einsum("tnh,thd->nhd", self.S, self.R)
+            return matmul(self.L, np.einsum("tnh,thd->nhd", self.S, self.R))
         S = self.S.transpose(1, 0, 2).reshape(n, t * h)
         J = np.empty((n, o * d), np.result_type(self.L, self.S, self.R))
 
         def fill(outputs: slice) -> None:
             K = self.L[outputs].T[None, :, :, None] * self.R[:, :, None, :]  # (t, h, part of o, d)
-            np.matmul(S, K.reshape(t * h, -1), out=J[:, outputs.start * d : outputs.stop * d])
+            matmul(S, K.reshape(t * h, -1), out=J[:, outputs.start * d : outputs.stop * d])
 
         each(fill, list(parts(o, CACHED // (t * h * d))))
         return J.reshape(n, o, d)
@@ -106,18 +107,18 @@ class Factored:
     def apply(self, v: Array) -> Array:
         """J_n v_n for every token (the jvp): v (n, d) -> (n, o)."""
         v = check.shaped("v", v, (len(self), self.R.shape[2]), "this stack")
-        hidden = self.S[0] * (v @ self.R[0].T)  # (n, h)
+        hidden = self.S[0] * matmul(v, self.R[0].T)  # (n, h)
         for S, R in zip(self.S[1:], self.R[1:], strict=True):
-            hidden += S * (v @ R.T)
-        return hidden @ self.L.T
+            hidden += S * matmul(v, R.T)
+        return matmul(hidden, self.L.T)
 
     def apply_transpose(self, u: Array) -> Array:
         """J_n^T u_n for every token (the vjp): u (n, o) -> (n, d)."""
         u = check.shaped("u", u, (len(self), self.L.shape[0]), "this stack")
-        hidden = u @ self.L  # (n, h)
-        out = (hidden * self.S[0]) @ self.R[0]
+        hidden = matmul(u, self.L)  # (n, h)
+        out = matmul(hidden * self.S[0], self.R[0])
         for S, R in zip(self.S[1:], self.R[1:], strict=True):
-            out += (hidden * S) @ R
+            out += matmul(hidden * S, R)
         return out
 
     # ---- sums over tokens, in closed form -----------------------------------------------------------------------
@@ -132,14 +133,15 @@ class Factored:
         ValueError : for weights that are negative, all zero, not finite or not (n,); for a stack of no tokens.
         """
         averaged = self.averaged(weights)
-        return averaged.L @ averaged.R[0]
+        return matmul(averaged.L, averaged.R[0])
 
     def averaged(self, weights: Array | None = None) -> "Factored":
         """The weighted mean as a stack of one, kept in factors: L and one R, its terms summed, with slopes of one.
 
         Its `singular_values` are those of `mean`, through the small core where h is below o and d.
         """
-        m = (self._weights(weights) @ self.S.astype(np.float64, copy=False)).astype(self.R.dtype, copy=False)  # (t, h)
+        m = matmul(self._weights(weights), self.S.astype(np.float64, copy=False))  # (t, h)
+        m = m.astype(self.R.dtype, copy=False)
         middle = m[0][:, None] * self.R[0]  # (h, d)
         for m_t, R_t in zip(m[1:], self.R[1:], strict=True):
             middle += m_t[:, None] * R_t
@@ -153,12 +155,12 @@ class Factored:
         """
         w = np.ones(len(self)) if weights is None else check.weights("weights", weights, len(self))
         R, S = self.R.astype(np.float64, copy=False), self.S.astype(np.float64, copy=False)
-        LtL = self.L.astype(np.float64, copy=False).T @ self.L
+        LtL = matmul(self.L.astype(np.float64, copy=False).T, self.L)
         total = np.zeros((R.shape[2], R.shape[2]))
         for t in range(len(R)):
             weighted = (S[t] * w[:, None]).T  # (h, n)
             for u in range(len(R)):
-                total += R[t].T @ ((LtL * (weighted @ S[u])) @ R[u])
+                total += matmul(R[t].T, matmul(LtL * matmul(weighted, S[u]), R[u]))
         return total
 
     def _weights(self, weights: Array | None) -> Array:
@@ -180,11 +182,11 @@ class Factored:
                 f"expected two stacks of one shape (n, o, d); got {(len(self), self.L.shape[0], self.R.shape[2])} "
                 f"and {(len(other), other.L.shape[0], other.R.shape[2])}"
             )
-        LtL = self.L.T @ other.L
+        LtL = matmul(self.L.T, other.L)
         total = np.zeros(len(self), np.result_type(self.S, other.S))
         for Sa, Ra in zip(self.S, self.R, strict=True):
             for Sb, Rb in zip(other.S, other.R, strict=True):
-                total += np.einsum("nh,nh->n", Sa @ (LtL * (Ra @ Rb.T)), Sb)
+                total += np.einsum("nh,nh->n", matmul(Sa, LtL * matmul(Ra, Rb.T)), Sb)
         return total
 
     def frobenius(self) -> Array:

@@ -6,6 +6,8 @@ warning of them, or an error for whoever asked for errors, beside a product that
 a product counts here only if the product is not finite; then the caller's own rules decide, as for any other operation.
 """
 
+from typing import Any
+
 import numpy as np
 
 __all__ = ["matmul"]
@@ -15,7 +17,7 @@ Array = np.ndarray
 _PIECE = 1 << 16  # terms that are weighed at a time
 
 
-def matmul(A: Array, B: Array, out: Array | None = None) -> Array:
+def matmul(A: Array, B: Array, out: Array | None = None) -> Any:
     """A @ B, with the flags that its numbers deserve: overflow of finite numbers, NaN out of infinities.
 
     Where nothing is flagged nothing else is done, and the product is that of `numpy.matmul` to the bit. Underflow is
@@ -51,12 +53,12 @@ def matmul(A: Array, B: Array, out: Array | None = None) -> Array:
 
 
 @np.errstate(over="raise", invalid="raise", divide="raise", under="ignore")
-def _watched(A: Array, B: Array, out: Array | None) -> Array:
+def _watched(A: Array, B: Array, out: Array | None) -> Any:
     return np.matmul(A, B, out=out)
 
 
 @np.errstate(all="ignore")
-def _quiet(A: Array, B: Array) -> Array:
+def _quiet(A: Array, B: Array) -> Any:
     return np.matmul(A, B)
 
 

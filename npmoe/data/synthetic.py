@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.products import matmul
 
 __all__ = ["Clusters", "Sequences", "SubspaceClusters", "Topics", "cluster_tasks", "clusters", "gaussian", "sequences"]
 __all__ += ["subspace_clusters", "teacher", "topics"]
@@ -67,7 +68,7 @@ def cluster_tasks(rng: Rng, x: Array, label: Array) -> Array:
     d = x.shape[1]
     for c in np.unique(label):
         A = rng.standard_normal((d, d)) / np.sqrt(d)
-        y[label == c] = x[label == c] @ A.T
+        y[label == c] = matmul(x[label == c], A.T)
     return y
 
 
@@ -82,7 +83,7 @@ def teacher(rng: Rng, x: Array) -> Array:
     True
     """
     d = x.shape[1]
-    y = np.tanh(x @ rng.standard_normal((d, d)) / np.sqrt(d)) @ rng.standard_normal((d, d))
+    y = matmul(np.tanh(matmul(x, rng.standard_normal((d, d))) / np.sqrt(d)), rng.standard_normal((d, d)))
     return y / np.sqrt((y**2).mean())
 
 
@@ -139,7 +140,7 @@ def subspace_clusters(
     z = rng.standard_normal((n, r)) * np.sqrt((1 - noise) * d / r)
     x = np.sqrt(noise) * rng.standard_normal((n, d))
     for c in range(m):
-        x[label == c] += z[label == c] @ bases[c].T
+        x[label == c] += matmul(z[label == c], bases[c].T)
 
     ascending = np.sort(theta)
     angles = np.empty((m, m, r))
@@ -196,7 +197,7 @@ def topics(
     centres, u = _centres(rng, d, m, common, spread, direction)
     label = rng.permutation(np.arange(n) % m)  # as equal in size as n allows
     x = common * u + centres[label] + np.sqrt(spread) * rng.standard_normal((n, d))
-    return Topics(x, label, centres, u, common * u, centres.T @ centres / m, spread * np.eye(d))
+    return Topics(x, label, centres, u, common * u, matmul(centres.T, centres) / m, spread * np.eye(d))
 
 
 def _centres(rng: Rng, d: int, m: int, common: float, spread: float, direction: Array | None) -> tuple[Array, Array]:
@@ -213,11 +214,11 @@ def _centres(rng: Rng, d: int, m: int, common: float, spread: float, direction: 
     if not u.any():
         raise ValueError(f"expected a direction that is not zero; got {d} zeros")
     u = u / np.abs(u).max()
-    u = u * np.sqrt(d / (u @ u))
+    u = u * np.sqrt(d / matmul(u, u))
     centres = rng.standard_normal((m, d))
     for _ in range(2):  # twice: the first leaves rounding of the size of what it took away
         centres -= centres.mean(axis=0)
-        centres -= np.outer(centres @ u / d, u)
+        centres -= np.outer(matmul(centres, u) / d, u)
     if spread == 1:
         return np.zeros((m, d)), u
     return centres * np.sqrt((1 - spread) / (centres**2).mean()), u

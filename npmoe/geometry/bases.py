@@ -6,6 +6,7 @@ d width, k dimensions. A subspace is given by a basis: orthonormal columns, (d, 
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.products import matmul
 from npmoe.geometry.spectra import numerical_rank
 
 __all__ = ["as_angles", "as_basis", "as_matrices", "orthonormal", "undefined", "where_first"]
@@ -58,7 +59,7 @@ def as_basis(name: str, A: Array, ndim: int | None = None) -> Array:
     A = as_matrices(name, A, ndim)
     eps = np.finfo(A.dtype).eps
     A = A.astype(np.float64, copy=False)
-    excess = A.mT @ A - np.eye(A.shape[-1])  # (..., k, k)
+    excess = matmul(A.mT, A) - np.eye(A.shape[-1])  # (..., k, k)
     worst = np.abs(excess).max(initial=0)
     norm = np.linalg.norm(excess, axis=(-2, -1)).max(initial=0)
     # many elements, each within bounds, may still hide that columns depend on each other; below norm 1 they do not
@@ -70,11 +71,11 @@ def as_basis(name: str, A: Array, ndim: int | None = None) -> Array:
     # Steps of Newton and Schulz's towards the polar factor: the same span, the deviation squared (times 3/4). For a
     # basis that rounding alone made, one moves the last bits only, where another QR would add its own; single precision
     # takes two.
-    A = A - A @ (excess / 2)
+    A = A - matmul(A, excess / 2)
     while norm**2 > np.finfo(np.float64).eps:
-        excess = A.mT @ A - np.eye(A.shape[-1])
+        excess = matmul(A.mT, A) - np.eye(A.shape[-1])
         norm = np.linalg.norm(excess, axis=(-2, -1)).max(initial=0)
-        A = A - A @ (excess / 2)
+        A = A - matmul(A, excess / 2)
     return A
 
 

@@ -6,6 +6,7 @@ d width; A and B (..., d, d) symmetric, without negative eigenvalues.
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.products import matmul
 from npmoe.geometry.bases import as_matrices, where_first
 
 __all__ = ["bures", "log_euclidean"]
@@ -41,7 +42,7 @@ def bures(A: Array, B: Array) -> Array:
     X, Y = _root("A", A), _root("B", B)
     _one_size(X, Y)
     U, _, Vt = np.linalg.svd(_product(Y, X))  # (..., d, d)
-    return np.linalg.norm(X - Y @ (U @ Vt), axis=(-2, -1))
+    return np.linalg.norm(X - matmul(Y, matmul(U, Vt)), axis=(-2, -1))
 
 
 def log_euclidean(A: Array, B: Array, floor: float | None = None) -> Array:
@@ -98,7 +99,7 @@ def _root(name: str, A: Array) -> Array:
 
 def _product(Y: Array, X: Array) -> Array:
     with np.errstate(under="ignore"):  # elements far below the largest may vanish
-        return Y.mT @ X
+        return matmul(Y.mT, X)
 
 
 def _log(name: str, A: Array, floor: float | None) -> Array:
@@ -113,4 +114,4 @@ def _log(name: str, A: Array, floor: float | None) -> Array:
             f"expected {name}{where} positive definite; got a singular one, least eigenvalue {values.min()} beside "
             f"{values.max()}: give `floor`, relative to the mean eigenvalue, or take `bures`"
         )
-    return (vectors * np.log(values)[..., None, :]) @ vectors.mT
+    return matmul(vectors * np.log(values)[..., None, :], vectors.mT)

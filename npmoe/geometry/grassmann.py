@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.products import matmul
 from npmoe.calculus.threads import one_blas_thread, parts
 from npmoe.geometry.bases import as_angles, as_basis, as_matrices, orthonormal, undefined
 
@@ -178,10 +179,10 @@ def _principal_angles(A: Array, B: Array) -> Array:
     """`principal_angles` of checked bases."""
     if A.shape[-1] < B.shape[-1]:
         A, B = B, A
-    AtB = A.mT @ B  # (..., p, q)
-    rest = B - A @ AtB  # (..., d, q)
+    AtB = matmul(A.mT, B)  # (..., p, q)
+    rest = B - matmul(A, AtB)  # (..., d, q)
     # once more ("twice is enough", Kahan): what the rounding of A^T B left of A in the rest goes
-    rest = rest - A @ (A.mT @ rest)
+    rest = rest - matmul(A, matmul(A.mT, rest))
     cos = _singular_values(AtB)  # (..., q) descending
     # the triangle has the singular values of the tall rest, and costs a fraction: LAPACK's own way from d x q is slow
     sin = _singular_values(np.asarray(np.linalg.qr(rest, mode="r")))[..., ::-1]  # (..., q) ascending

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.products import matmul
 from npmoe.calculus.threads import each
 
 __all__ = ["Axes", "Pca", "n_eff", "principal_axes", "weighted_pca"]
@@ -103,10 +104,10 @@ def _decomposed(x: Array, W: Array, center: bool, axes: bool) -> list[Array]:
             w, X = w[rows].astype(np.float64), x[rows]
         w /= w.max()  # the sum of subnormal weights must not be 0
         w /= w.sum()
-        mu = w @ X if center else np.zeros(x.shape[1])
+        mu = matmul(w, X) if center else np.zeros(x.shape[1])
         X = X - mu
         X *= np.sqrt(w)[:, None]
-        covariance = X.T @ X  # (d, d)
+        covariance = matmul(X.T, X)  # (d, d)
         if axes:
             values, vectors = np.linalg.eigh(covariance)
             return np.maximum(values[::-1], 0), mu, vectors[:, ::-1]

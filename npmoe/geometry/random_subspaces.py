@@ -7,6 +7,7 @@ d width, k and l dimensions, q = min(k, l), p = max(k, l); theta the principal a
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.products import matmul
 from npmoe.geometry.bases import as_angles
 
 __all__ = ["chance_overlap", "chance_spread", "planted", "random_subspace", "z_score"]
@@ -66,7 +67,7 @@ def planted(
     b[np.arange(q), np.arange(q)] = np.cos(theta)
     b[k + np.arange(len(apart)), apart] = np.sin(theta[apart])
     b[k + len(apart) + np.arange(l - q), q + np.arange(l - q)] = 1  # at right angles to all of A
-    return frame @ (a @ random_subspace(rng, k, k)), frame @ (b @ random_subspace(rng, l, l))
+    return matmul(frame, matmul(a, random_subspace(rng, k, k))), matmul(frame, matmul(b, random_subspace(rng, l, l)))
 
 
 def chance_overlap(k: int, l: int, d: int) -> float:

@@ -7,6 +7,7 @@ Say always whether of sigma, sigma^2 or covariance eigenvalues lambda: these fun
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.products import matmul
 from npmoe.calculus.threads import parts
 
 __all__ = [
@@ -165,7 +166,7 @@ def cosines(A: Array) -> Array:
     for part in parts(flat.shape[1], _PIECE // max(1, len(A))):  # mean Jacobians of a large layer are gigabytes
         piece = flat[:, part]
         unit = np.divide(piece, norm, out=np.full_like(piece, np.nan), where=norm > 0)
-        total += unit @ unit.T
+        total += matmul(unit, unit.T)
     return total.astype(A.dtype, copy=False)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from npmoe.calculus import check
 from npmoe.calculus.factored import Factored
+from npmoe.calculus.products import matmul
 from npmoe.calculus.scalar import ACTIVATIONS, gelu_curvature, silu
 
 __all__ = ["Expert", "GeluExpert", "SwigluExpert"]
@@ -101,7 +102,7 @@ class GeluExpert(Expert):
     def hidden(self, x: Array) -> Array:
         """z = W1 x + b1, (n, h)."""
         x = check.matrix("x", x, self.W1.shape[1], "this expert")
-        z = x @ self.W1.T  # (n, h)
+        z = matmul(x, self.W1.T)  # (n, h)
         z += self.b1
         return z
 
@@ -109,17 +110,17 @@ class GeluExpert(Expert):
         """x (n, d) -> y (n, o) and what `vjp` reads."""
         x = check.matrix("x", x, self.W1.shape[1], "this expert")
         a, slope = ACTIVATIONS[self.activation](self.hidden(x))  # (n, h), (n, h)
-        y = a @ self.W2.T  # (n, o)
+        y = matmul(a, self.W2.T)  # (n, o)
         y += self.b2
         return y, GeluTrace(x, a, slope)
 
     def vjp(self, trace: GeluTrace, dy: Array, wrt_x: bool = True) -> tuple[Array | None, "GeluExpert"]:
         """dy (n, o) -> dx (n, d) and the gradient, itself a GeluExpert; dx is None where it is not wanted."""
         x, a, slope = trace
-        dz = check.shaped("dy", dy, (len(x), len(self.W2)), "this trace") @ self.W2  # (n, h)
+        dz = matmul(check.shaped("dy", dy, (len(x), len(self.W2)), "this trace"), self.W2)  # (n, h)
         dz *= slope
-        dself = GeluExpert(W1=dz.T @ x, b1=dz.sum(axis=0), W2=dy.T @ a, b2=dy.sum(axis=0), activation=self.activation)
-        return (dz @ self.W1 if wrt_x else None), dself
+        dself = GeluExpert(matmul(dz.T, x), dz.sum(axis=0), matmul(dy.T, a), dy.sum(axis=0), self.activation)
+        return (matmul(dz, self.W1) if wrt_x else None), dself
 
     def linearize(self, x: Array) -> Factored:
         """J_n = W2 diag(slope_n) W1: backward reads the same product from the left, ``dy @ W2 * slope @ W1``."""
@@ -135,8 +136,8 @@ class GeluExpert(Expert):
         if self.activation != "gelu":
             raise ValueError(f"expected the exact GELU, whose curvature is known; got {self.activation!r}")
         c = gelu_curvature(self.hidden(x))  # (n, h)
-        M = (self.W2.T @ self.W2) * (self.W1 @ self.W1.T) ** 2  # (h, h)
-        return np.sqrt(np.maximum(np.einsum("nh,nh->n", c @ M, c), 0))
+        M = matmul(self.W2.T, self.W2) * matmul(self.W1, self.W1.T) ** 2  # (h, h)
+        return np.sqrt(np.maximum(np.einsum("nh,nh->n", matmul(c, M), c), 0))
 
 
 class SwigluTrace(NamedTuple):
@@ -187,18 +188,18 @@ class SwigluExpert(Expert):
     def forward(self, x: Array) -> tuple[Array, SwigluTrace]:
         """x (n, d) -> y (n, o) and what `vjp` reads."""
         x = check.matrix("x", x, self.Wg.shape[1], "this expert")
-        b, slope = silu(x @ self.Wg.T)  # (n, h), (n, h)
-        u = x @ self.Wu.T  # (n, h)
-        return (b * u) @ self.Wd.T, SwigluTrace(x, b, slope, u)
+        b, slope = silu(matmul(x, self.Wg.T))  # (n, h), (n, h)
+        u = matmul(x, self.Wu.T)  # (n, h)
+        return matmul(b * u, self.Wd.T), SwigluTrace(x, b, slope, u)
 
     def vjp(self, trace: SwigluTrace, dy: Array, wrt_x: bool = True) -> tuple[Array | None, "SwigluExpert"]:
         """dy (n, o) -> dx (n, d) and the gradient, itself a SwigluExpert; dx is None where it is not wanted."""
         x, b, slope, u = trace
-        dv = check.shaped("dy", dy, (len(x), len(self.Wd)), "this trace") @ self.Wd  # (n, h), v = b * u
+        dv = matmul(check.shaped("dy", dy, (len(x), len(self.Wd)), "this trace"), self.Wd)  # (n, h), v = b * u
         du = dv * b
         da = dv * slope * u
-        dself = SwigluExpert(Wg=da.T @ x, Wu=du.T @ x, Wd=dy.T @ (b * u))
-        return (da @ self.Wg + du @ self.Wu if wrt_x else None), dself
+        dself = SwigluExpert(Wg=matmul(da.T, x), Wu=matmul(du.T, x), Wd=matmul(dy.T, b * u))
+        return (matmul(da, self.Wg) + matmul(du, self.Wu) if wrt_x else None), dself
 
     def linearize(self, x: Array) -> Factored:
         """Two terms with one L: S_1 = silu'(a) u with R_1 = Wg, S_2 = silu(a) with R_2 = Wu."""

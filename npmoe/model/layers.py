@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.products import matmul
 from npmoe.calculus.scalar import ACTIVATIONS
 
 __all__ = ["Linear", "RMSNorm", "Residual", "Stack"]
@@ -60,7 +61,7 @@ class Linear:
     def forward(self, x: Array) -> tuple[Array, LinearTrace]:
         """x (n, d) -> y (n, o) and what `vjp` reads."""
         x = check.matrix("x", x, self.W.shape[1], "this layer")
-        z = x @ self.W.T + self.b  # (n, o)
+        z = matmul(x, self.W.T) + self.b  # (n, o)
         if self.activation is None:
             return z, LinearTrace(x, None)
         a, slope = ACTIVATIONS[self.activation](z)
@@ -70,7 +71,7 @@ class Linear:
         """dy (n, o) -> dx (n, d) and the gradient, itself a Linear."""
         dy = check.shaped("dy", dy, (len(trace.x), len(self.W)), "this trace")
         dz = dy if trace.slope is None else dy * trace.slope  # (n, o)
-        return (dz @ self.W if wrt_x else None), Linear(dz.T @ trace.x, dz.sum(axis=0), self.activation)
+        return (matmul(dz, self.W) if wrt_x else None), Linear(matmul(dz.T, trace.x), dz.sum(axis=0), self.activation)
 
     def jacobian(self, x: Array) -> Array:
         """(n, o, d)."""
@@ -225,5 +226,5 @@ class Stack:
         J = self.layers[0].jacobian(x)
         for before, layer in zip(self.layers, self.layers[1:], strict=False):
             x, _ = before.forward(x)
-            J = layer.jacobian(x) @ J
+            J = matmul(layer.jacobian(x), J)
         return J

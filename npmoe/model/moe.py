@@ -10,6 +10,7 @@ import numpy as np
 
 from npmoe.calculus import check
 from npmoe.calculus.factored import CACHED, Factored
+from npmoe.calculus.products import matmul
 from npmoe.calculus.threads import each, parts
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.routing import Routing, gates_jacobian, route, route_vjp
@@ -92,7 +93,7 @@ class MoE:
 
     def scores(self, x: Array) -> Array:
         """Scores over the temperature, x (n, d) -> (n, E)."""
-        s = check.matrix("x", x, self.router.shape[1], "this mixture") @ self.router.T  # (n, E)
+        s = matmul(check.matrix("x", x, self.router.shape[1], "this mixture"), self.router.T)  # (n, E)
         if self.bias is not None:
             s = s + self.bias
         return s / s.real.dtype.type(self.temperature)
@@ -157,9 +158,9 @@ class MoE:
                 dx[r] += dx_e
         ds = (route_vjp(routing, dgates) + dscores) / routing.gates.dtype.type(self.temperature)  # (n, E)
         if dx is not None:
-            dx += ds @ self.router
+            dx += matmul(ds, self.router)
         dbias = None if self.bias is None else ds.sum(axis=0)
-        return dx, MoE(ds.T @ x, dexperts, self.k, self.renormalize, self.temperature, dbias)
+        return dx, MoE(matmul(ds.T, x), dexperts, self.k, self.renormalize, self.temperature, dbias)
 
     def jacobian(self, x: Array) -> Array:
         """Jacobian of the whole layer, sum_e g_e J_e + sum_e f_e dg_e^T, x (n, d) -> (n, o, d)."""
@@ -177,7 +178,7 @@ class MoE:
         F, dgates = self._outputs(x, routing), self._gates_jacobian(routing)  # (n, o, E), (n, E, d)
         J = np.empty((len(x), *reversed(self.widths)), np.result_type(x, self.router))
         each(
-            lambda rows: np.matmul(F[rows], dgates[rows], out=J[rows]),
+            lambda rows: matmul(F[rows], dgates[rows], out=J[rows]),
             list(parts(len(x), CACHED // (J.shape[1] * J.shape[2]))),
         )
         return J

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.products import matmul
 from npmoe.calculus.scalar import softmax, softmax_vjp
 
 __all__ = ["Routing", "gates_jacobian", "mask", "route", "route_vjp", "top_k"]
@@ -79,5 +80,5 @@ def gates_jacobian(routing: Routing, W: Array) -> Array:
     dg_e = on_e q_e (w_e - sum_j q_j w_j): with gates renormalized q covers the chosen, else all E experts, so that
     rows of the router that were not chosen matter too.
     """
-    mean = routing.q @ W  # (n, d)
+    mean = matmul(routing.q, W)  # (n, d)
     return routing.gates[:, :, None] * (W[None] - mean[:, None, :])

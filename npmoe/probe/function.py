@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from npmoe.calculus.factored import Factored
+from npmoe.calculus.products import matmul
 from npmoe.calculus.threads import LONG, each
 from npmoe.geometry.spectra import energy
 from npmoe.probe.site import Site, Visit, visits
@@ -137,13 +138,13 @@ def _norms(J: Factored, mean: Array, weights: Array, tokens: bool, tol: float) -
     visited = weights > 0
     return (
         float(np.linalg.norm(mean, 2)),
-        float(w @ sigma),
+        float(matmul(w, sigma)),
         float(sigma[visited].max()),
         float(np.sqrt(max(np.linalg.eigvalsh(J.second_moment(weights))[-1], 0))),
         float(np.linalg.norm(mean)),
-        float(w @ frob),
+        float(matmul(w, frob)),
         float(frob[visited].max()),
-        float(np.sqrt(weights @ frob**2)),
+        float(np.sqrt(matmul(weights, frob**2))),
     )
 
 
@@ -194,7 +195,7 @@ def token_spectra(site: Site, over: str = "routed") -> TokenSpectra:
             sigma = J.singular_values()  # (m, r)
             # a Jacobian of zeros has no shares; it counts with its zero sigma only
             parts = np.nan_to_num(np.stack([sigma, energy(sigma**2), energy(sigma)]))  # (3, m, r)
-            total = total + visit.weights[piece] @ parts
+            total = total + matmul(visit.weights[piece], parts)
         return total / visit.weights.sum()
 
     return TokenSpectra(*_filled(_each(measure, site, over, "token_spectra"), site).transpose(1, 0, 2))
@@ -207,7 +208,7 @@ def curvature(site: Site, over: str = "routed") -> Array:
         if not hasattr(visit.expert, "hessian_norm"):
             raise ValueError(f"curvature needs experts with a hessian_norm; got {type(visit.expert).__name__}")
         w = visit.weights / visit.weights.sum()
-        return np.sqrt(w @ visit.expert.hessian_norm(visit.x) ** 2)
+        return np.sqrt(matmul(w, visit.expert.hessian_norm(visit.x) ** 2))
 
     return _filled(_each(measure, site, over, "curvature"), site)
 
@@ -281,7 +282,7 @@ class _Norms:
         self.frob[rows] = np.linalg.norm(J, axis=(1, 2))
         flat = J.reshape(-1, J.shape[2])
         self.total = self.total + J.sum(axis=0)
-        self.moment = self.moment + flat.T @ flat
+        self.moment = self.moment + matmul(flat.T, flat)
 
     def finish(self) -> Array:
         mean, sigma, frob = np.asarray(self.total) / len(self.sigma), self.sigma, self.frob

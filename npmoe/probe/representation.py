@@ -5,6 +5,7 @@ n tokens, d width, E experts.
 
 import numpy as np
 
+from npmoe.calculus.products import matmul
 from npmoe.geometry.pca import Axes, Pca, n_eff, principal_axes, weighted_pca
 from npmoe.probe.site import Site
 
@@ -49,7 +50,7 @@ def overlaps(axes: Array) -> Array:
     out = np.empty((E, E, d))
     for a in range(E):
         for b in range(a, E):
-            squares = (axes[a].T @ axes[b]) ** 2  # (d, d)
+            squares = matmul(axes[a].T, axes[b]) ** 2  # (d, d)
             out[a, b] = out[b, a] = np.bincount(larger, squares.ravel(), d).cumsum() / np.arange(1, d + 1)
     return out
 

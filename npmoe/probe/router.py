@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.products import matmul
 from npmoe.probe.scores import EPS, hidden_states, router_weights, seen_by_router
 from npmoe.probe.site import Site
 
@@ -112,7 +113,7 @@ def row_share(site: Site, center: bool = True) -> RowShare:
     if center:
         x = x - x.mean(axis=0)
     total = float((x**2).sum())
-    share = float(((x @ Q) ** 2).sum()) / total if total > 0 else float("nan")
+    share = float((matmul(x, Q) ** 2).sum()) / total if total > 0 else float("nan")
     return RowShare(share, Q.shape[1] / x.shape[1])
 
 
@@ -150,9 +151,9 @@ def mean_response(site: Site) -> MeanResponse:
 
     def ratio(v: Array) -> float:
         size = whole * float(np.linalg.norm(v))
-        return float(np.linalg.norm(v @ CW.T)) / size if size > 0 else float("nan")
+        return float(np.linalg.norm(matmul(v, CW.T))) / size if size > 0 else float("nan")
 
-    return MeanResponse(float(np.linalg.norm(CW @ mu)), ratio(mu), float(1 / np.sqrt(x.shape[1])), ratio(x - mu))
+    return MeanResponse(float(np.linalg.norm(matmul(CW, mu))), ratio(mu), float(1 / np.sqrt(x.shape[1])), ratio(x - mu))
 
 
 # ---- the same routing at another cosine ----------------------------------------------------------------------------
@@ -197,9 +198,9 @@ def null_pair(site: Site, rows: Array, cosine: float | Array, rng: Rng) -> Array
     Q = seen.row
     d, free = len(Q), len(Q) - Q.shape[1]
     z = _hidden(x, Q)  # (m, d)
-    a, b = np.linalg.norm(x @ Q, axis=1), np.linalg.norm(z, axis=1)
+    a, b = np.linalg.norm(matmul(x, Q), axis=1), np.linalg.norm(z, axis=1)
     # not beside |x| alone: a weak direction of C W turns by eps sigma_1/sigma_min, but what it does to scores is small
-    a = np.where(np.linalg.norm(x @ seen.CW.T, axis=1) <= 4 * seen.zero * length, 0, a)
+    a = np.where(np.linalg.norm(matmul(x, seen.CW.T), axis=1) <= 4 * seen.zero * length, 0, a)
     # the projection's own rounding, d terms of it, is no direction either
     z[b <= 4 * d * EPS * length] = 0
     b = np.where(b <= 4 * d * EPS * length, 0, b)
@@ -220,12 +221,12 @@ def null_pair(site: Site, rows: Array, cosine: float | Array, rng: Rng) -> Array
     v = (a * np.tan(np.where(a > 0, theta, 0)))[:, None] * u
     # x inside the kernel: y is any vector of it, taken as long as x
     within = length[:, None] * (want[:, None] * p + np.sqrt(np.maximum(1 - want**2, 0))[:, None] * q)
-    return x @ Q @ Q.T + np.where((a > 0)[:, None], v, within)
+    return matmul(matmul(x, Q), Q.T) + np.where((a > 0)[:, None], v, within)
 
 
 def _hidden(x: Array, Q: Array) -> Array:
     """x less its part in the span of Q (d, r)."""
-    return x - (x @ Q) @ Q.T
+    return x - matmul(matmul(x, Q), Q.T)
 
 
 def _attainable(want: Array, a: Array, b: Array, length: Array, free: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npmoe.calculus.products import matmul
 from npmoe.probe.site import Site
 
 __all__ = [
@@ -109,7 +110,7 @@ def score_rounding(site: Site, x: Array, eps: float = EPS) -> Array:
     Accuracy and Stability of Numerical Algorithms, 2002, 3.1).
     """
     W, b = router_weights(site, "bounds")
-    return 2 * higham_gamma(sum(W.shape) + 4, eps) * (np.abs(x) @ np.abs(W).T + np.abs(b)).max(axis=1)
+    return 2 * higham_gamma(sum(W.shape) + 4, eps) * (matmul(np.abs(x), np.abs(W).T) + np.abs(b)).max(axis=1)
 
 
 def sums_to_one(gates: Array) -> Array:

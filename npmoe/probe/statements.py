@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.products import matmul
 from npmoe.calculus.scalar import logsumexp, softmax
 from npmoe.model.routing import mask, top_k
 from npmoe.probe.scores import (
@@ -142,7 +143,7 @@ def bounds(site: Site, other: Array, rng: Rng | None = None) -> Statements:
     E = routed_count(site)
     k = E if site.chosen is None else site.chosen.shape[1]
     sx, sy = scores_of(site, x), scores_of(site, y)  # (m, E)
-    Delta = (x - y) @ seen.CW.T  # (m, E), centred: by another way than the scores
+    Delta = matmul(x - y, seen.CW.T)  # (m, E), centred: by another way than the scores
     qx, qy = _soft(sx), _soft(sy)
     delta = score_rounding(site, x) + score_rounding(site, y)
     own = 4 * higham_gamma(E + 8)  # of two softmaxes, twice over
@@ -177,7 +178,7 @@ def bounds(site: Site, other: Array, rng: Rng | None = None) -> Statements:
     in_logs = 4 * delta + 8 * higham_gamma(E + 8) * (1 + np.log(E))
     found.append(_statement("hilbert, soft gates", np.abs(_span(moved) - _span(Delta)), np.zeros(len(x)), 2 * in_logs))
     least = float(seen.sigma.min(initial=np.inf))
-    seen_part = np.linalg.norm((x - y) @ seen.row, axis=1)
+    seen_part = np.linalg.norm(matmul(x - y, seen.row), axis=1)
     right = np.linalg.norm(moved - moved.mean(axis=1, keepdims=True), axis=1) / least
     turned = (np.sqrt(E) * in_logs + 2 * seen.zero * distance) / least + higham_gamma(x.shape[1] + 4) * distance
     found.append(_statement("row part, soft gates", seen_part, right, turned))

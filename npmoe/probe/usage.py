@@ -6,6 +6,7 @@ n tokens, d width, E routed experts (see `npmoe.probe.scores`), S groups of toke
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.products import matmul
 from npmoe.geometry import overlap
 from npmoe.model.routing import mask
 
@@ -179,7 +180,7 @@ def hidden_similarity(site: Site, kind: str = "cosine", label: str | None = None
     if kind == "centred cosine":
         v = v - v.mean(axis=0)
     if kind.startswith("row"):
-        v = v @ seen_by_router(site, "hidden_similarity").CW.T  # (n, E)
+        v = matmul(v, seen_by_router(site, "hidden_similarity").CW.T)  # (n, E)
     if kind == "norm cosine":
         gamma = _gain(site)  # (d,)
         v = np.divide(v, gamma, out=np.zeros_like(v), where=gamma != 0)
@@ -190,7 +191,7 @@ def hidden_similarity(site: Site, kind: str = "cosine", label: str | None = None
         return -np.array([np.linalg.norm(v - row, axis=1) for row in v])
     size = np.linalg.norm(v, axis=1, keepdims=True)
     v = np.divide(v, size, out=np.full_like(v, np.nan), where=size > 0)
-    return np.clip(v @ v.T, -1, 1)
+    return np.clip(matmul(v, v.T), -1, 1)
 
 
 def _gain(site: Site) -> Array:

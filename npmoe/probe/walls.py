@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.products import matmul
 from npmoe.calculus.threads import parts
 from npmoe.model.routing import mask, top_k
 from npmoe.probe.scores import hidden_states, routed_count, router_weights, score_rounding
@@ -68,7 +69,7 @@ def radius(site: Site) -> Radius:
     if chosen is None or chosen.shape[1] == E:
         return Radius(np.full(n, np.inf), np.full(n, -1), np.full(n, -1))
     x = hidden_states(site)
-    s = x @ (W - W.mean(axis=0)).T + (b - b.mean())  # (n, E); differences of scores lose less once centred
+    s = matmul(x, (W - W.mean(axis=0)).T) + (b - b.mean())  # (n, E); differences of scores lose less once centred
     on = mask(chosen, E)
     # the Site chose in its own dtype; within its rounding the order may be another one in float64
     slack = 2 * score_rounding(site, x, float(np.finfo(np.result_type(site.x, site.router.matrix)).eps))  # type: ignore

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from npmoe.calculus import tree
+from npmoe.calculus.products import matmul
 from npmoe.geometry.spectra import cosines, rms_cosine
 from npmoe.model.train import fit
 from npmoe.probe import function
@@ -75,7 +76,7 @@ def train(config: Config) -> Arrays:
     out |= {name: np.stack(values) for name, values in _spread(at_named, config)}
     if outputs:
         centred = np.stack(outputs) - np.mean(outputs, axis=0)  # (s, n d)
-        out["outputs gram"] = centred @ centred.T
+        out["outputs gram"] = matmul(centred, centred.T)
     return out | {"weights": tree.flatten(last)}
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npmoe.calculus import tree
+from npmoe.calculus.products import matmul
 from npmoe.calculus.scalar import ACTIVATIONS
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.layers import Linear, Residual, RMSNorm, Stack
@@ -505,7 +506,7 @@ def _mixture_slopes(moe: MoE) -> Iterator[_Fault]:
         routing = moe.routing(x)
         flipped = routing._replace(q=replace(moe, renormalize=not moe.renormalize).routing(x).q)
         dgates = gates_jacobian(flipped, moe.router / moe.temperature)  # (n, E, d)
-        return moe.expert_jacobian(x) + moe._outputs(x, routing) @ dgates
+        return moe.expert_jacobian(x) + matmul(moe._outputs(x, routing), dgates)
 
     if moe.k < len(moe.experts):
         which = "all experts" if moe.renormalize else "the chosen experts alone"
@@ -713,11 +714,11 @@ def _likely(seen: _Seen, rows: Array) -> list[tuple[_Change, float]]:
     else:
         p, Q, changes = _one_by_one(seen, rows, D)
     square = (Q * Q).sum(axis=0)
-    c = np.divide(p @ Q, square, out=np.zeros_like(square), where=square > 0)
+    c = np.divide(matmul(p, Q), square, out=np.zeros_like(square), where=square > 0)
     left = ((p[:, None] - c * Q) ** 2).sum(axis=0)
     order = np.argsort(np.nan_to_num(left, nan=np.inf), kind="stable")[:_REFINED]
     # of a small change nothing is left but curvature; of a large one, or of two, more
-    limit = min(0.5, 1e-3 + 100 * left.min(initial=np.inf) / max(p @ p, 1e-300)) * (p @ p)
+    limit = min(0.5, 1e-3 + 100 * left.min(initial=np.inf) / max(matmul(p, p), 1e-300)) * matmul(p, p)
     return [(changes[i], float(c[i])) for i in order if left[i] <= limit]
 
 

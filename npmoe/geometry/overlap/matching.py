@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.products import matmul
 from npmoe.geometry.overlap.measures import MEASURES, measure_named, top_p
 from npmoe.geometry.rows import as_rows, as_sets, as_shares, both_as, scaled, vanishing
 
@@ -114,7 +115,7 @@ def match(P: Array, Q: Array) -> Array:
 
 @vanishing
 def _together(P: Array, Q: Array) -> Array:
-    return P.T @ Q
+    return matmul(P.T, Q)
 
 
 def _assigned(together: Array) -> Array:

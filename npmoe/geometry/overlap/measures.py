@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npmoe.calculus.products import matmul
 from npmoe.geometry.rows import as_sets, as_shares, as_usage, both_as, ratio, scaled, vanishing
 
 __all__ = [
@@ -259,7 +260,8 @@ def similarities(name: str, P: Array, Q: Array | None = None) -> Array:
     if one.ndim != 2 or two.ndim != 2:
         raise ValueError(f"expected P of shape (n, E) and Q of shape (m, E); got {one.shape} and {two.shape}")
     if pair is None:
-        both = one.astype(np.float32) @ two.astype(np.float32).T  # (n, m); float32 counts exactly up to 2^24 experts
+        # float32 counts exactly up to 2^24 experts
+        both = matmul(one.astype(np.float32), two.astype(np.float32).T)  # (n, m)
         return _OF_SIZES[name](both.astype(float), one.sum(axis=1, dtype=float)[:, None], two.sum(axis=1, dtype=float))
     out = np.empty((len(one), len(two)), np.result_type(one, two))
     step = max(1, int(np.sqrt(_PIECE / max(1, one.shape[1]))))

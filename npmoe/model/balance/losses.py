@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.products import matmul
 from npmoe.calculus.scalar import logsumexp, logsumexp_vjp, softmax, softmax_vjp
 from npmoe.model.routing import mask as on_mask
 
@@ -160,7 +161,7 @@ def _product(balance: Balance, s: Array, chosen: Array, w: Array) -> tuple[float
     """scale * sum_e f_e P_e; with f held fixed ds_tj = scale w_t p_tj (f_j - sum_e f_e p_te)."""
     E, k = s.shape[1], chosen.shape[1]
     p = softmax(s)  # (n, E)
-    P = w @ p  # (E,)
+    P = matmul(w, p)  # (E,)
     first = balance.kind == "gshard" if balance.first_choice is None else balance.first_choice
     total = k if balance.count == "per choice" and not (first and balance.fraction == "hard") else 1  # what f sums to
     if balance.fraction == "hard":
@@ -171,7 +172,7 @@ def _product(balance: Balance, s: Array, chosen: Array, w: Array) -> tuple[float
         f = total * P
     scale = scale_of(balance, E, k)
     dP = scale * f * (2 if balance.fraction == "soft" else 1)  # (E,)
-    return scale * (f @ P), w[:, None] * softmax_vjp(p, dP)
+    return scale * matmul(f, P), w[:, None] * softmax_vjp(p, dP)
 
 
 def _importance(balance: Balance, s: Array, chosen: Array, w: Array) -> tuple[float, Array]:
@@ -179,7 +180,7 @@ def _importance(balance: Balance, s: Array, chosen: Array, w: Array) -> tuple[fl
     E = s.shape[1]
     on = np.ones(s.shape, bool) if balance.gates == "soft" else on_mask(chosen, E)  # (n, E)
     q = softmax(np.where(on, s, -np.inf) if balance.gates == "renormalized" else s)  # (n, E)
-    importance = w @ (on * q)  # (E,)
+    importance = matmul(w, on * q)  # (E,)
     total = importance.sum()
     if total.real < _VANISHED:
         raise ValueError(
@@ -191,14 +192,14 @@ def _importance(balance: Balance, s: Array, chosen: Array, w: Array) -> tuple[fl
     scale = E * E / (E - 1) if balance.variance == "sample" and E > 1 else float(E)
     dr = 2 * scale * away  # (E,)
     # the sum moves as well where the gates are "kept"; else this adds a constant, which softmax_vjp does not see
-    dimportance = (dr - dr @ r) / total
-    return scale * (away @ away), softmax_vjp(q, on * (w[:, None] * dimportance))
+    dimportance = (dr - matmul(dr, r)) / total
+    return scale * matmul(away, away), softmax_vjp(q, on * (w[:, None] * dimportance))
 
 
 def _z(balance: Balance, s: Array, chosen: Array, w: Array) -> tuple[float, Array]:
     """Mean of lse_t^2; ds_tj = 2 w_t lse_t p_tj. Alone among these it moves if a constant is added to the scores."""
     lse = logsumexp(s)  # (n,)
-    return w @ lse**2, logsumexp_vjp(s, 2 * w * lse)
+    return matmul(w, lse**2), logsumexp_vjp(s, 2 * w * lse)
 
 
 _LOSSES = {"switch": _product, "gshard": _product, "importance": _importance, "z": _z}
@@ -292,4 +293,4 @@ def gradients(result: tuple[float, Array] | Array, x: Array, router: Array, temp
     ds = result[1] if isinstance(result, tuple) else result
     ds = check.shaped("dscores", ds, (len(x), E), "these tokens and this router")
     ds = ds / ds.real.dtype.type(check.positive("temperature", temperature))  # (n, E)
-    return RouterGradient(ds.T @ x, ds @ router, ds.sum(axis=0))
+    return RouterGradient(matmul(ds.T, x), matmul(ds, router), ds.sum(axis=0))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.products import matmul
 from npmoe.model.balance.losses import checked_batch
 
 __all__ = ["UniformLaw", "batch_term", "uniform_law"]
@@ -76,7 +77,7 @@ def uniform_law(
         E, d = check.finite("router", check.shaped("router", router, ("E", "d"))).shape
         check.matrix("x", x, d, "this router")
         b = 0.0 if bias is None else check.finite("bias", check.shaped("bias", bias, (E,), "this router"))
-        s = (router @ mu + b) / tau  # (E,)
+        s = (matmul(router, mu) + b) / tau  # (E,)
     a = s - s.mean()  # (E,)
 
     def onward(ds: Array) -> Array:
@@ -87,7 +88,7 @@ def uniform_law(
     if chosen is not None:
         _, chosen = checked_batch(np.zeros((len(x), E)), chosen)
         hard = onward(np.bincount(chosen.ravel(), minlength=E) / chosen.size - 1 / E)
-    return UniformLaw(float(1 + a @ a / E), a, onward(2 / E * a), onward(a / E), hard)
+    return UniformLaw(float(1 + matmul(a, a) / E), a, onward(2 / E * a), onward(a / E), hard)
 
 
 def batch_term(Sigma: Array, router: Array, B: int, between: Array | None = None, *, temperature: float = 1.0) -> float:

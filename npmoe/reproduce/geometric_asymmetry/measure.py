@@ -24,6 +24,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from npmoe.calculus.products import matmul
 from npmoe.geometry import grassmann, random_subspaces
 from npmoe.geometry.pca import Axes, n_eff, principal_axes
 from npmoe.geometry.spectra import cosines, k_at, off_diagonal
@@ -137,7 +138,7 @@ def _own_ranks(axes: Axes) -> Array:
             if np.isnan(ranks[[a, b]]).any():
                 continue
             k, l = int(ranks[a]), int(ranks[b])  # noqa: E741
-            squares = (axes.axes[a][:, :k].T @ axes.axes[b][:, :l]) ** 2
+            squares = matmul(axes.axes[a][:, :k].T, axes.axes[b][:, :l]) ** 2
             out[a, b] = out[b, a] = squares.sum() / min(k, l) / random_subspaces.chance_overlap(k, l, d)
     return out
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npmoe.calculus.products import matmul
 from npmoe.data import synthetic
 from npmoe.model import init
 from npmoe.model.balance import Balance
@@ -90,7 +91,7 @@ def batch(config: Config) -> Batch:
     x, topic = drawn.x, drawn.label
     if config.inputs == "isotropic":
         x = synthetic.gaussian(rng, len(x), config.d)
-        nearness = x @ drawn.centres.T - (drawn.centres**2).sum(axis=1) / 2  # (n, m)
+        nearness = matmul(x, drawn.centres.T) - (drawn.centres**2).sum(axis=1) / 2  # (n, m)
         topic = nearness.argmax(axis=1)
         order = np.argsort(topic, kind="stable")
         x, topic = x[order] + config.common * drawn.direction, topic[order]

@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from npmoe.calculus.products import matmul
 from npmoe.geometry import association, evenness
 from npmoe.geometry.spectra import cosines, rms_cosine
 from npmoe.model.balance import Balance, batch_term
@@ -151,7 +152,7 @@ def _pairs(here: Site, config: Config) -> Arrays:
     if not router.null_basis(here).shape[1]:  # as many experts as dimensions: nothing is hidden from the router
         return {"pair cosines": np.full(here.n, np.nan), "pairs": np.zeros(2), "pair": np.full(5, np.nan)}
     rng = generator(config.seed, "pairs", 1)
-    seen = here.x @ router.row_basis(here)
+    seen = matmul(here.x, router.row_basis(here))
     size = np.linalg.norm(here.x, axis=1)
     hidden = np.sqrt(np.maximum(size**2 - (seen**2).sum(axis=1), 0))
     y = router.null_pair(here, np.arange(here.n), -0.9 * hidden / size, rng)
@@ -270,15 +271,15 @@ def _law(here: Site, config: Config) -> Array:
     covariance = np.cov(here.x.T)
     values, vectors = np.linalg.eigh(covariance)
     noise = rng.standard_normal((here.n, config.d)) * np.sqrt(np.maximum(values, 0))
-    plain = site(here.router.moe, here.x.mean(axis=0) + noise @ vectors.T)  # type: ignore[union-attr]
+    plain = site(here.router.moe, here.x.mean(axis=0) + matmul(noise, vectors.T))  # type: ignore[union-attr]
     return np.vstack([_by_correlation(s) for s in (here, plain)])
 
 
 def _by_correlation(here: Site) -> Array:
-    s = (here.x @ router.centred(here).T).T  # (E, n)
+    s = matmul(here.x, router.centred(here).T).T  # (E, n)
     s = (s / np.linalg.norm(s, axis=0)).T
     i, j = np.triu_indices(here.n, 1)
-    rho = np.clip((s @ s.T)[i, j], -1, 1)
+    rho = np.clip(matmul(s, s.T)[i, j], -1, 1)
     return _binned(rho, usage.similarity(here, "set_overlap")[i, j], np.linspace(-1, 1, 21))
 
 
@@ -325,11 +326,11 @@ def _within(table: Array) -> float:
 def _along(G: Array, W: Array, mu: Array) -> list[float]:
     """Share of a gradient on the router that lies along mu, and the cosine of G mu with C W mu: a step against G
     shrinks the response along mu where it is positive."""
-    total, response = float((G**2).sum()), (W - W.mean(axis=0)) @ mu
-    along = G @ mu
+    total, response = float((G**2).sum()), matmul(W - W.mean(axis=0), mu)
+    along = matmul(G, mu)
     size = float(np.linalg.norm(along) * np.linalg.norm(response))
-    share = float(along @ along) / float(mu @ mu) / total if total > 0 else float("nan")
-    return [share, float(along @ response) / size if size > 0 else float("nan")]
+    share = float(matmul(along, along)) / float(matmul(mu, mu)) / total if total > 0 else float("nan")
+    return [share, float(matmul(along, response)) / size if size > 0 else float("nan")]
 
 
 def _small(moe: Any, scale: float) -> Any:
@@ -352,11 +353,11 @@ def _gradient(moe: Any, data: Batch, config: Config) -> Array:
         task = model.vjp(trace, mse(prediction, data.y)[1], wrt_x=False)[1].router
         random = rng.standard_normal(scores.shape)
         others = [
-            hard.T @ data.x,
-            soft.T @ data.x,
+            matmul(hard.T, data.x),
+            matmul(soft.T, data.x),
             task,
-            hard[rng.permutation(len(hard))].T @ data.x,
-            random.T @ data.x,
+            matmul(hard[rng.permutation(len(hard))].T, data.x),
+            matmul(random.T, data.x),
         ]
         rows.append([_along(G, model.router, mu) for G in others])
     return np.array(rows)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from npmoe.calculus.products import matmul
 from npmoe.geometry.pca import n_eff
 from npmoe.geometry.spectra import cosines, defined_mean, k_at, share
 from npmoe.probe import function
@@ -144,7 +145,7 @@ def _k90(table: Array, center: bool) -> float:
     """k@0.9 of the covariance of the rows of a table (n, any), from the smaller of its two Gram matrices."""
     if center:
         table = table - table.mean(axis=0)
-    return _k90_of(table @ table.T if len(table) < table.shape[1] else table.T @ table)
+    return _k90_of(matmul(table, table.T) if len(table) < table.shape[1] else matmul(table.T, table))
 
 
 def _k90_of(gram: Array) -> float:

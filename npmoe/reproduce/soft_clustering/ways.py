@@ -9,6 +9,7 @@ from math import log
 
 import numpy as np
 
+from npmoe.calculus.products import matmul
 from npmoe.geometry.spectra import cosines, defined_mean, k_at, rms_cosine
 from npmoe.ledger import COUNT, RATIO, SHARE
 from npmoe.probe.function import NORMS
@@ -277,7 +278,7 @@ def _walk(m: Models) -> float:
         walk = np.cumsum(gaps * rng.standard_normal((len(gaps), 2048)), axis=0)
         walk = np.vstack([np.zeros_like(walk[:1]), walk])  # (s, 2048)
         walk -= walk.mean(axis=0)
-        k90.append(k_at(np.maximum(np.linalg.eigvalsh(walk @ walk.T), 0)))
+        k90.append(k_at(np.maximum(np.linalg.eigvalsh(matmul(walk, walk.T)), 0)))
     return 6 - float(np.mean(k90))
 
 
