@@ -14,7 +14,9 @@ from npmoe.calculus import tree
 from npmoe.model.balance import Balance
 from npmoe.model.routing import top_k
 from npmoe.verify import compare, from_jax, from_torch
-from npmoe.verify.ask import ask_jax, ask_torch, asking
+from npmoe.verify.ask import common
+from npmoe.verify.ask import jax as of_jax
+from npmoe.verify.ask import torch as of_torch
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),  # torch.func itself loads such scripts
@@ -328,13 +330,13 @@ def test_a_candidate_in_torch(kind):
     torch = pytest.importorskip("torch")
     moe, x, dy, _ = problem("top2", "float64")
     module, read, batched = torch_mixtures(torch, moe)[kind]
-    ask = ask_torch.candidate(module, of_reader(read), batched=batched)
+    ask = of_torch.candidate(module, of_reader(read), batched=batched)
     same_as(ours("top2", "float64"), ask(x, dy))
     assert all(parameter.grad is None for parameter in module.parameters())
     module.router.requires_grad_(False)  # frozen: its gradient is asked for all the same, and it stays frozen
     same_as(ours("top2", "float64"), ask(x, dy))
     assert not module.router.requires_grad
-    single = ask_torch.candidate(module, arithmetic="float32", batched=batched)(x, dy)
+    single = of_torch.candidate(module, arithmetic="float32", batched=batched)(x, dy)
     assert {(a.array.dtype, a.arithmetic) for a in single.values()} == {(np.dtype(np.float32), "float32")}
     assert set(single) == {"output", "gradient", "jacobian:reverse", "jacobian:batch"}, "without a mapping no leaves"
     close(single["jacobian:reverse"].array, moe.jacobian(x), TOLERANCE["float32"])
@@ -348,7 +350,7 @@ def test_gradients_are_asked_whatever_surrounds_the_call(kind):
     for context in (torch.no_grad, torch.inference_mode):
         with context():
             module, read, batched = torch_mixtures(torch, moe)[kind]
-            found = ask_torch.candidate(module, of_reader(read), batched=batched)(x, dy)
+            found = of_torch.candidate(module, of_reader(read), batched=batched)(x, dy)
         same_as(ours("top2", "float64"), found)
 
 
@@ -360,10 +362,10 @@ def test_answers_that_are_asked():
     want = {"output": {"output"}, "gradient": {"gradient"}, "parameters": leaves}
     want["jacobian"] = {"jacobian:reverse", "jacobian:batch"}
     for name, names in want.items():
-        assert set(ask_torch.candidate(module, of_reader(read), answers=(name,))(x, dy)) == names
+        assert set(of_torch.candidate(module, of_reader(read), answers=(name,))(x, dy)) == names
     for bad in (("jacobien",), ()):
         with pytest.raises(ValueError, match="answers among output, gradient, jacobian, parameters; got"):
-            ask_torch.candidate(module, answers=bad)
+            of_torch.candidate(module, answers=bad)
 
 
 @pytest.mark.parametrize("kind", ["rows", "fused"])
@@ -371,14 +373,14 @@ def test_one_pass_an_output_gives_the_jacobians_of_a_larger_batch(kind, monkeypa
     torch = pytest.importorskip("torch")
     moe, x, dy, _ = problem("top2", "float64")
     module, _, batched = torch_mixtures(torch, moe)[kind]
-    monkeypatch.setattr(frameworks, "SMALL", 0)
-    found = ask_torch.candidate(module, batched=batched, answers=("jacobian",))(x, dy)
+    monkeypatch.setattr(common, "SMALL", 0)
+    found = of_torch.candidate(module, batched=batched, answers=("jacobian",))(x, dy)
     assert set(found) == {"jacobian:reverse"}
     assert found.remarks == ()
     close(found["jacobian:reverse"].array, moe.jacobian(x), 1e-12)
-    monkeypatch.setattr(asking, "LARGEST", 10)
+    monkeypatch.setattr(common, "LARGEST", 10)
     with pytest.raises(ValueError, match=r'Jacobians of at most .*: ask fewer tokens, or answers=\("output"'):
-        ask_torch.candidate(module, batched=batched)(x)
+        of_torch.candidate(module, batched=batched)(x)
 
 
 def odd(torch, forward):
@@ -389,19 +391,19 @@ def odd(torch, forward):
 def test_tokens_that_feel_each_other_are_seen_in_the_batch(monkeypatch):
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(0).standard_normal((3, 2))
-    ask = ask_torch.candidate(odd(torch, lambda x: x - x.mean(dim=0)))
+    ask = of_torch.candidate(odd(torch, lambda x: x - x.mean(dim=0)))
     found = ask(x)
     close(found["jacobian:reverse"].array, np.broadcast_to(2 / 3 * np.eye(2), (3, 2, 2)), 1e-12)
     close(found["jacobian:batch"].array[0, :, 1], -np.eye(2) / 3, 1e-12)
     (remark,) = found.remarks
     assert "rows 0, 1, 2 of the output depend on other tokens of the batch (row" in remark
-    monkeypatch.setattr(frameworks, "SMALL", 0)  # too large a batch: each token alone, as is said
+    monkeypatch.setattr(common, "SMALL", 0)  # too large a batch: each token alone, as is said
     found = ask(x)
     assert "jacobian:batch" not in found
     assert found.remarks == (remark,)
     close(found["jacobian:reverse"].array, np.zeros((3, 2, 2)), 1e-12)
     # a difference far within rounding, of which the gradient knows
-    (remark,) = ask_torch.candidate(odd(torch, lambda x: x + 1e-15 * x.flip(0)))(x).remarks
+    (remark,) = of_torch.candidate(odd(torch, lambda x: x + 1e-15 * x.flip(0)))(x).remarks
     assert "tokens depend on each other; the Jacobian is each token's without the others" in remark
 
 
@@ -412,13 +414,13 @@ def test_capacity_and_a_softmax_over_tokens_are_seen(name):
     if name == "torch":
         softmax = odd(framework, lambda x: x * framework.softmax(x, dim=0))
         capacity = odd(framework, lambda x: x * ((x[:, :1] > 0).cumsum(0) <= 12))
-        asks = [ask_torch.candidate(module) for module in (softmax, capacity)]
+        asks = [of_torch.candidate(module) for module in (softmax, capacity)]
     else:
         softmax, capacity = (
             lambda p, x: x * framework.nn.softmax(x, axis=0),
             lambda p, x: x * (framework.numpy.cumsum(x[:, :1] > 0, 0) <= 12),
         )
-        asks = [ask_jax.candidate(function, {}) for function in (softmax, capacity)]
+        asks = [of_jax.candidate(function, {}) for function in (softmax, capacity)]
     for ask in asks:
         (remark,) = ask(x, x).remarks
         assert "on other tokens of the batch" in remark
@@ -430,7 +432,7 @@ def test_a_row_on_a_tie_is_no_token_that_feels_others():
     def says(first, at):
         x = np.array([[first], [2.0], [0.5], [0.25]])
         step = lambda x: np.where(x >= (1 if len(x) == 4 else at), 1.0, 0.0)  # noqa: E731
-        return asking.together(step, x, step(x), "float64")[0]
+        return common.together(step, x, step(x), "float64")[0]
 
     assert says(1.0, 1 + 1e-15) == ()
     (remark,) = says(1.25, 1.5)
@@ -441,13 +443,13 @@ def test_a_changed_input_is_seen():
     torch = pytest.importorskip("torch")
     x = np.ones((3, 2))
     for write in (lambda x: x.data.mul_(1.5), lambda x: x.mul_(1.5)):
-        (remark,) = ask_torch.candidate(odd(torch, lambda x, write=write: write(x) + 0 * x))(x, x).remarks
+        (remark,) = of_torch.candidate(odd(torch, lambda x, write=write: write(x) + 0 * x))(x, x).remarks
         assert remark == "Odd changes its input x in place, in rows 0, 1, 2"
 
 
 def test_torch_candidates_that_are_refused():
     torch = pytest.importorskip("torch")
-    candidate, x = ask_torch.candidate, np.ones((3, 2))
+    candidate, x = of_torch.candidate, np.ones((3, 2))
     module = partial(odd, torch)
     with pytest.raises(TypeError, match=r"expected an nn\.Module; got function"):
         candidate(lambda x: x)
@@ -583,11 +585,11 @@ def test_a_candidate_in_jax(monkeypatch):
     moe, x, dy, _ = problem("top2", "float64")
     function, params = jax_mixture(jax, moe)
     before = bool(jax.config.jax_enable_x64)  # other tests may have set it
-    same_as(ours("top2", "float64"), ask_jax.candidate(function, params, of_reader(lambda found: found))(x, dy))
+    same_as(ours("top2", "float64"), of_jax.candidate(function, params, of_reader(lambda found: found))(x, dy))
     assert bool(jax.config.jax_enable_x64) is before
-    assert set(ask_jax.candidate(function, params, answers=("gradient",))(x, dy)) == {"gradient"}
-    monkeypatch.setattr(frameworks, "SMALL", 0)
-    found = ask_jax.candidate(function, params, answers=("jacobian",))(x)
+    assert set(of_jax.candidate(function, params, answers=("gradient",))(x, dy)) == {"gradient"}
+    monkeypatch.setattr(common, "SMALL", 0)
+    found = of_jax.candidate(function, params, answers=("jacobian",))(x)
     assert set(found) == {"jacobian:reverse"}
     close(found["jacobian:reverse"].array, moe.jacobian(x), 1e-12)
 
@@ -596,8 +598,8 @@ def test_jax_candidates_that_are_refused():
     pytest.importorskip("jax")
     x, rng = np.ones((3, 2)), np.random.default_rng(0)
     with pytest.raises(TypeError, match=r"output \(n, o\) of the candidate, .*; got dict of y"):
-        ask_jax.candidate(lambda p, x: {"y": x}, {})(x)
+        of_jax.candidate(lambda p, x: {"y": x}, {})(x)
     with pytest.raises(ValueError, match="the same output twice"):
-        ask_jax.candidate(lambda p, x: x + rng.standard_normal(x.shape), {})(x)
+        of_jax.candidate(lambda p, x: x + rng.standard_normal(x.shape), {})(x)
     with pytest.raises(TypeError, match=r"it takes \(batch, seq, d\): wrap it"):
-        ask_jax.candidate(lambda p, x: x.reshape(*x.shape[:2], 2), {})(x)
+        of_jax.candidate(lambda p, x: x.reshape(*x.shape[:2], 2), {})(x)

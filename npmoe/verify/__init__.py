@@ -48,9 +48,9 @@ def ask_torch(
     ModuleNotFoundError : where PyTorch is not installed.
     TypeError, ValueError : if it is no nn.Module, `converted` not what `from_torch` returns, or no such answer known.
     """
-    from npmoe.verify.ask import ask_torch
+    from npmoe.verify.ask import torch
 
-    return ask_torch.candidate(module, converted, arithmetic, batched=batched, answers=answers)
+    return torch.candidate(module, converted, arithmetic, batched=batched, answers=answers)
 
 
 def ask_jax(
@@ -80,6 +80,6 @@ def ask_jax(
     ModuleNotFoundError : where JAX is not installed.
     TypeError, ValueError : if `converted` is not what `from_jax` returns, or no such answer or arithmetic known.
     """
-    from npmoe.verify.ask import ask_jax
+    from npmoe.verify.ask import jax
 
-    return ask_jax.candidate(function, parameters, converted, arithmetic, answers=answers)
+    return jax.candidate(function, parameters, converted, arithmetic, answers=answers)

@@ -180,7 +180,7 @@ def _ask(candidate: Callable[..., Any], x: Array, dy: Array | None) -> tuple[Any
         answers = {k: typed(v) for k, v in answer.items()} if isinstance(answer, Mapping) else typed(answer)
     except Exception as error:  # whatever it is, the report says so; KeyboardInterrupt is none of it
         return None, [f"the candidate raised {type(error).__name__}: {error}{_line(error)}"], ()
-    # `ask_torch` and `ask_jax` say more than numbers: `npmoe.battery.frameworks.Answers`
+    # `ask_torch` and `ask_jax` say more than numbers: `npmoe.verify.ask.common.Answers`
     problems = list(getattr(answer, "remarks", ()))
     for name, before, after in zip(("x", "dy"), (x, dy), given, strict=False):
         if before is not None and not np.array_equal(before, after, equal_nan=True):

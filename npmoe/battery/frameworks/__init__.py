@@ -2,7 +2,15 @@
 
 Each module `with_*` offers ``NAME``, ``version()``, ``arithmetics()``, ``answers(layer, x, dy, arithmetic, weights)``
 and ``balance_answers(balance, scores, chosen, arithmetic)``; a framework is imported inside functions only, so that all
-of them can be asked what is installed. `ask_torch` and `ask_jax` ask models that are not ours.
+of them can be asked what is installed. What is asked is said once, in `every_answer`; a module says how its framework
+does each thing (`Ways`), and what its models are. Models that are not ours are asked by
+`npmoe.verify.ask`, whose helpers these share.
+
+``answers`` takes a layer, x (n, d), dy (n, o), an arithmetic of the framework, in which all is computed and to which
+parameters, x, dy and weights are rounded first, and weights (n,) of the mean; it raises a ModuleNotFoundError where the
+framework is not installed, and a ValueError or TypeError for another kind of layer, another arithmetic, or shapes that
+do not fit. ``balance_answers`` takes an `npmoe.model.balance.Balance` of one layer, scores (n, E) and chosen (n, k),
+best first. What has 16 bits comes as float32.
 
 Names of answers
 ----------------
@@ -19,43 +27,26 @@ n tokens, d width, o output width, E experts.
 ============================================  ==============================================================
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from npmoe.calculus import check, tree
+from npmoe.calculus import check
+from npmoe.model.balance import Balance
+from npmoe.model.moe import MoE
+from npmoe.verify.ask.common import known, small
 
-__all__ = ["FRAMEWORKS", "SMALL", "Answers", "available", "inner", "known", "leaves_of", "load", "of_kind", "own_rows"]
-__all__ += ["prepared", "shares", "small"]
+__all__ = ["FRAMEWORKS", "Ways", "available", "every_answer", "first_choices", "inner", "load", "of_kind", "prepared"]
+__all__ += ["scale", "shares"]
 
 Array = np.ndarray
 
 #: Where each framework's models are; nothing of it is imported until it is asked for.
 FRAMEWORKS = {name: f"npmoe.battery.frameworks.with_{name}" for name in ("torch", "jax", "autograd")}
-
-SMALL = 10**6  # elements of a batch's Jacobian, most of which are zeros: 8 MB in float64
-
-
-class Answers(dict[str, Any]):
-    """Answers by name, and what is to be said of them.
-
-    Attributes
-    ----------
-    remarks : what is wrong beside the numbers, in sentences: tokens that feel each other, a changed input.
-    notes : what should be known, and is no fault: tensors that a mapping does not use.
-
-    Examples
-    --------
-    >>> Answers({"output": np.zeros((2, 3))}, ["row 1 depends on row 0"]).remarks
-    ('row 1 depends on row 0',)
-    """
-
-    def __init__(self, found: Mapping[str, Any], remarks: Iterable[str] = (), notes: Iterable[str] = ()) -> None:
-        super().__init__(found)
-        self.remarks, self.notes = tuple(remarks), tuple(notes)
 
 
 def load(name: str) -> ModuleType:
@@ -94,6 +85,65 @@ def available() -> dict[str, str]:
     return found
 
 
+# ---- what is asked -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How a framework does what `every_answer` asks, of one layer at one batch x (n, d); values are the framework's.
+
+    Parameters
+    ----------
+    pulled : () -> "output", "gradient" and the parameters' gradients, by name.
+    model, gates, outputs : functions of what `reverse` differentiates in, one token or a batch: output; scores and
+        gates; what every expert says. The last two are of a mixture.
+    mixed : gates and outputs -> output.
+    reverse, forward : a function of the same -> its Jacobians (n, o, d), in either mode.
+    whole : () -> the Jacobian of the batch (n, o, n, d).
+    mean : () -> the Jacobian (o, d) of the weighted mean of y in one shift of all tokens.
+    over : a function of one token or a batch -> its values at all tokens.
+    hold : a value -> the same, held constant.
+    """
+
+    pulled: Callable[[], dict[str, Any]]
+    model: Callable[[Any], Any]
+    reverse: Callable[[Callable[[Any], Any]], Any]
+    forward: Callable[[Callable[[Any], Any]], Any]
+    whole: Callable[[], Any]
+    mean: Callable[[], Any]
+    over: Callable[[Callable[[Any], Any]], Any]
+    hold: Callable[[Any], Any]
+    mixed: Callable[[Any, Any], Any]
+    gates: Callable[[Any], tuple[Any, Any]]
+    outputs: Callable[[Any], Any]
+
+
+def every_answer(ways: Ways, layer: Any, n: int) -> dict[str, Any]:
+    """All answers about a layer at n tokens, by name, as the framework's own values."""
+    found = ways.pulled()
+    found["jacobian:reverse"], found["jacobian:forward"] = ways.reverse(ways.model), ways.forward(ways.model)
+    if small(n, layer.widths[-1], layer.widths[0]):
+        found["jacobian:batch"] = ways.whole()
+    found["mean_jacobian"] = ways.mean()
+    if isinstance(layer, MoE):
+        gates, outputs = ways.gates, ways.outputs
+        found["scores"], found["gates"] = ways.over(gates)
+        found["expert_jacobian"] = ways.reverse(lambda x: ways.mixed(ways.hold(gates(x)[1]), outputs(x)))
+        found["router_jacobian"] = ways.reverse(lambda x: ways.mixed(gates(x)[1], ways.hold(outputs(x))))
+    return found
+
+
+def scale(balance: Balance, E: int, k: int) -> float:
+    """What the sum of f P is multiplied by."""
+    own = "1/E" if balance.kind == "gshard" else "E"
+    return {"E": E, "E/k": E / k, "1": 1, "1/E": 1 / E}[balance.scale or own]
+
+
+def first_choices(balance: Balance) -> bool:
+    """Whether first choices alone are counted."""
+    return balance.kind == "gshard" if balance.first_choice is None else balance.first_choice
+
+
 # ---- what all of them need, in NumPy -------------------------------------------------------------------------------
 
 
@@ -104,13 +154,6 @@ def prepared(framework: Any, layer: Any, x: Array, dy: Array, arithmetic: str) -
     if not len(x):
         raise ValueError("expected at least one token; got none")
     return x, check.shaped("dy", dy, (len(x), layer.widths[-1]), "this layer and these tokens")
-
-
-def known(framework: Any, arithmetic: str) -> None:
-    """Raise a ValueError unless the framework has this arithmetic."""
-    if arithmetic not in framework.arithmetics():
-        offered = ", ".join(framework.arithmetics())
-        raise ValueError(f"expected an arithmetic of {framework.NAME} among {offered}; got {arithmetic!r}")
 
 
 def shares(weights: Array | None, n: int) -> Array:
@@ -139,27 +182,6 @@ def inner(parameters: Mapping[str, Any], key: str) -> dict[str, Any]:
     {'W': 1, 'b': 2}
     """
     return {name.removeprefix(f"{key}."): value for name, value in parameters.items() if name.startswith(f"{key}.")}
-
-
-def leaves_of(read: Any) -> dict[str, Array]:
-    """Arrays by name of what a reader of a candidate's parameters gave: such a mapping already, or a layer."""
-    return dict(read) if isinstance(read, Mapping) else dict(tree.named_leaves(read))
-
-
-def small(n: int, o: int, d: int) -> bool:
-    """Whether a batch's Jacobian (n, o, n, d) is small enough to be made as a whole."""
-    return n * o * n * d < SMALL
-
-
-def own_rows(J: Array) -> Array:
-    """Each token's Jacobian in its own input, (n, o, n, d) -> (n, o, d).
-
-    Examples
-    --------
-    >>> own_rows(np.arange(4.0).reshape(2, 1, 2, 1)).ravel()
-    array([0., 3.])
-    """
-    return np.einsum("nond->nod", J)
 
 
 def of_kind(layer: Any, kinds: Mapping[type, Any]) -> Any:

@@ -18,6 +18,7 @@ from npmoe.model.balance import Balance
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.layers import Linear, Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
+from npmoe.verify.ask import common
 
 __all__ = ["NAME", "answers", "arithmetics", "balance_answers", "version"]
 
@@ -147,49 +148,39 @@ def _mixed(gates: Any, outputs: list[Any]) -> Any:
 def answers(
     layer: Any, x: Array, dy: Array, arithmetic: str = "float64", weights: Array | None = None
 ) -> dict[str, Array]:
-    """What autograd makes of an npmoe layer: output, gradients, Jacobians two ways, and a mixture's two terms.
-
-    Parameters
-    ----------
-    layer : GeluExpert, SwigluExpert, MoE, Linear, RMSNorm, Residual or Stack.
-    x, dy : arrays (n, d), (n, o).
-    arithmetic : one of `arithmetics`; parameters, x, dy and weights are rounded to it first, and all is computed in it.
-    weights : array (n,) for "mean_jacobian".
-
-    Returns
-    -------
-    answers : arrays by the names in `npmoe.battery.frameworks`.
-
-    Raises
-    ------
-    ModuleNotFoundError : where autograd is not installed.
-    ValueError, TypeError : for another kind of layer, another arithmetic, or shapes that do not fit.
-    """
-    ag = _autograd()
+    """What autograd makes of an npmoe layer, by the names of answers in `npmoe.battery.frameworks`."""
     x, dy = (array.astype(arithmetic) for array in shared.prepared(_here(), layer, x, dy, arithmetic))
     w = shared.shares(weights, len(x)).astype(arithmetic)  # (n,)
     p = {name: leaf.astype(arithmetic) for name, leaf in tree.named_leaves(layer)}
-    batch = partial(_batch, ag, layer, p)
     # slopes of what is saturated; that of tanh is 1/cosh^2 in autograd, where infinity gives the right 0
     with np.errstate(under="ignore", over="ignore"):
-        pull, y = ag.make_vjp(lambda both: _batch(ag, layer, *both))((p, x))
-        dp, dx = pull(dy)
-        found = {"output": y, "gradient": dx, **dp}
-        found["jacobian:reverse"] = _reverse(ag, batch, x)
-        found["jacobian:forward"] = np.stack([ag.make_jvp(batch)(x)(v) for v in _axes(x)], axis=2)
-        # one shift of all tokens: its derivative is the mean of the Jacobians
-        found["mean_jacobian"] = ag.jacobian(lambda shift: ag.np.dot(w, batch(x + shift)))(np.zeros_like(x[0]))
-        if shared.small(len(x), y.shape[1], x.shape[1]):
-            found["jacobian:batch"] = ag.jacobian(batch)(x)
-        if isinstance(layer, MoE):
-            gates, outputs = partial(_gates, ag, layer, p), partial(_outputs, ag, layer, p)
-            found["scores"], found["gates"] = gates(x)
-            found["expert_jacobian"] = _reverse(ag, lambda t: _mixed(ag.getval(gates(t)[1]), outputs(t)), x)
-            found["router_jacobian"] = _reverse(
-                ag, lambda t: _mixed(gates(t)[1], [ag.getval(y) for y in outputs(t)]), x
-            )
+        found = shared.every_answer(_ways(_autograd(), layer, p, x, dy, w), layer, len(x))
     # autograd's rule for a power leaks float64 where it is differentiated twice, as that of the norm's root is
     return {name: np.asarray(array).astype(arithmetic, copy=False) for name, array in found.items()}
+
+
+def _ways(ag: Any, layer: Any, p: dict[str, Array], x: Array, dy: Array, w: Array) -> shared.Ways:
+    """Functions of a batch, differentiated one token after another."""
+    batch = partial(_batch, ag, layer, p)
+
+    def pulled() -> dict[str, Any]:
+        pull, y = ag.make_vjp(lambda both: _batch(ag, layer, *both))((p, x))
+        dp, dx = pull(dy)
+        return {"output": y, "gradient": dx, **dp}
+
+    return shared.Ways(
+        pulled=pulled,
+        model=batch,
+        reverse=lambda function: _reverse(ag, function, x),
+        forward=lambda function: np.stack([ag.make_jvp(function)(x)(v) for v in _axes(x)], axis=2),
+        whole=lambda: ag.jacobian(batch)(x),
+        mean=lambda: ag.jacobian(lambda shift: ag.np.dot(w, batch(x + shift)))(np.zeros_like(x[0])),
+        over=lambda function: function(x),
+        hold=lambda value: [*map(ag.getval, value)] if isinstance(value, list) else ag.getval(value),
+        mixed=_mixed,
+        gates=partial(_gates, ag, layer, p),
+        outputs=partial(_outputs, ag, layer, p),
+    )
 
 
 def _reverse(ag: Any, function: Callable[[Any], Any], x: Array) -> Array:
@@ -206,15 +197,8 @@ def _axes(x: Array) -> list[Array]:
 
 
 def balance_answers(balance: Balance, scores: Array, chosen: Array, arithmetic: str = "float64") -> dict[str, Array]:
-    """What autograd makes of a balance loss: "value" () and its gradient "scores" (n, E).
-
-    Parameters
-    ----------
-    balance : an `npmoe.model.balance.Balance` of any kind, of one layer.
-    scores, chosen : arrays (n, E), (n, k), best first.
-    arithmetic : one of `arithmetics`.
-    """
-    shared.known(_here(), arithmetic)
+    """What autograd makes of a balance loss of one layer: "value" () and its gradient "scores" (n, E)."""
+    common.known(_here(), arithmetic)
     ag = _autograd()
     s = check.shaped("scores", scores, ("n", "E")).astype(arithmetic)
     w = shared.shares(balance.mask, len(s)).astype(arithmetic)  # (n,)
@@ -233,16 +217,14 @@ def _softmax(ag: Any, s: Any) -> Any:
 def _product(ag: Any, balance: Balance, s: Any, chosen: Array, w: Array) -> Any:
     E, k = s.shape[1], chosen.shape[1]
     P = ag.np.dot(w, _softmax(ag, s))  # (E,)
-    first = balance.kind == "gshard" if balance.first_choice is None else balance.first_choice
     if balance.fraction == "hard":
-        counted = chosen[:, :1] if first else chosen
+        counted = chosen[:, :1] if shared.first_choices(balance) else chosen
         f = sum(w @ (counted[:, [j]] == np.arange(E)) for j in range(counted.shape[1]))  # (E,)
         f = f / counted.shape[1] if balance.count == "per token" else f
     else:
         f = P if balance.fraction == "soft" else ag.getval(P)
         f = f * k if balance.count == "per choice" else f
-    scale = {None: 1 / E if balance.kind == "gshard" else E, "E": E, "E/k": E / k, "1": 1, "1/E": 1 / E}
-    return scale[balance.scale] * ag.np.sum(f * P)
+    return shared.scale(balance, E, k) * ag.np.sum(f * P)
 
 
 def _importance(ag: Any, balance: Balance, s: Any, chosen: Array, w: Array) -> Any:

@@ -4,8 +4,7 @@ n tokens, d width, h hidden, o output width, E experts, k experts a token. float
 a context, so that the user's own settings are as they were.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,8 @@ from npmoe.model.balance import Balance
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.layers import Linear, Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
+from npmoe.verify.ask import common
+from npmoe.verify.ask.jax import arithmetics, array_of, settings
 
 __all__ = ["NAME", "answers", "arithmetics", "array_of", "balance_answers", "settings", "version"]
 
@@ -30,23 +31,6 @@ def version() -> str:
     import jax
 
     return str(jax.__version__)
-
-
-def arithmetics() -> tuple[str, ...]:
-    """The arithmetics in which JAX can be asked."""
-    return "float64", "float32", "bfloat16", "float16"
-
-
-@contextmanager
-def settings(jax: Any, arithmetic: str) -> Iterator[None]:
-    """float64 only where it is asked for: with it on, a NumPy number would draw float32 along."""
-    with jax.enable_x64(arithmetic == "float64"), jax.default_matmul_precision("highest"):
-        yield
-
-
-def array_of(array: Any) -> Array:
-    """A JAX array as one of NumPy; float32 holds every number of 16 bits exactly."""
-    return np.array(array.astype("float32") if array.dtype.itemsize == 2 else array)
 
 
 def _here() -> Any:
@@ -128,24 +112,7 @@ def _outputs(jax: Any, moe: MoE, p: Mapping[str, Any], x: Any) -> Any:
 def answers(
     layer: Any, x: Array, dy: Array, arithmetic: str = "float64", weights: Array | None = None
 ) -> dict[str, Array]:
-    """What JAX makes of an npmoe layer: output, gradients, Jacobians in both modes, and a mixture's two terms.
-
-    Parameters
-    ----------
-    layer : GeluExpert, SwigluExpert, MoE, Linear, RMSNorm, Residual or Stack.
-    x, dy : arrays (n, d), (n, o).
-    arithmetic : one of `arithmetics`; parameters, x, dy and weights are rounded to it first, and all is computed in it.
-    weights : array (n,) for "mean_jacobian".
-
-    Returns
-    -------
-    answers : arrays by the names in `npmoe.battery.frameworks`; those of 16 bits come as float32.
-
-    Raises
-    ------
-    ModuleNotFoundError : where JAX is not installed.
-    ValueError, TypeError : for another kind of layer, another arithmetic, or shapes that do not fit.
-    """
+    """What JAX makes of an npmoe layer, by the names of answers in `npmoe.battery.frameworks`."""
     import jax
 
     x, dy = shared.prepared(_here(), layer, x, dy, arithmetic)
@@ -158,45 +125,38 @@ def answers(
 
 def _found(jax: Any, layer: Any, p: dict[str, Any], x: Any, dy: Any, w: Any) -> dict[str, Any]:
     """All answers as one function of parameters, x (n, d), dy (n, o) and shares w (n,)."""
-    token, (n, d), o = partial(_token, jax, layer), x.shape, dy.shape[1]
+    token = partial(_token, jax, layer)
     batch = jax.vmap(token, in_axes=(None, 0))  # (n, o)
-    found, pull = jax.vjp(batch, p, x)
-    dp, dx = pull(dy)
-    each = partial(_each, jax, x=x)
-    answers = {"output": found, "gradient": dx, **dp}
-    answers |= {"jacobian:reverse": each(jax.jacrev(partial(token, p)))}
-    answers |= {"jacobian:forward": each(jax.jacfwd(partial(token, p)))}
-    # one shift of all tokens: its derivative is the mean of the Jacobians
-    answers["mean_jacobian"] = jax.jacrev(lambda shift: w @ batch(p, x + shift))(jax.numpy.zeros_like(x[0]))
-    if shared.small(n, o, d):
-        answers["jacobian:batch"] = jax.jacrev(partial(batch, p))(x)
-    if isinstance(layer, MoE):
-        gates, outputs, hold = partial(_gates, jax, layer, p), partial(_outputs, jax, layer, p), jax.lax.stop_gradient
-        answers["scores"], answers["gates"] = each(gates)
-        answers["expert_jacobian"] = each(jax.jacrev(lambda t: hold(gates(t)[1]) @ outputs(t)))
-        answers["router_jacobian"] = each(jax.jacrev(lambda t: gates(t)[1] @ hold(outputs(t))))
-    return answers
 
+    def pulled() -> dict[str, Any]:
+        y, pull = jax.vjp(batch, p, x)
+        dp, dx = pull(dy)
+        return {"output": y, "gradient": dx, **dp}
 
-def _each(jax: Any, function: Callable[[Any], Any], x: Any) -> Any:
-    return jax.vmap(function)(x)
+    ways = shared.Ways(
+        pulled=pulled,
+        model=partial(token, p),
+        reverse=lambda function: jax.vmap(jax.jacrev(function))(x),
+        forward=lambda function: jax.vmap(jax.jacfwd(function))(x),
+        whole=lambda: jax.jacrev(partial(batch, p))(x),
+        mean=lambda: jax.jacrev(lambda shift: w @ batch(p, x + shift))(jax.numpy.zeros_like(x[0])),
+        over=lambda function: jax.vmap(function)(x),
+        hold=jax.lax.stop_gradient,
+        mixed=lambda gates, outputs: gates @ outputs,
+        gates=partial(_gates, jax, layer, p),
+        outputs=partial(_outputs, jax, layer, p),
+    )
+    return shared.every_answer(ways, layer, len(x))
 
 
 # ---- balance losses ------------------------------------------------------------------------------------------------
 
 
 def balance_answers(balance: Balance, scores: Array, chosen: Array, arithmetic: str = "float64") -> dict[str, Array]:
-    """What JAX makes of a balance loss: "value" () and its gradient "scores" (n, E).
-
-    Parameters
-    ----------
-    balance : an `npmoe.model.balance.Balance` of any kind, of one layer.
-    scores, chosen : arrays (n, E), (n, k), best first.
-    arithmetic : one of `arithmetics`.
-    """
+    """What JAX makes of a balance loss of one layer: "value" () and its gradient "scores" (n, E)."""
     import jax
 
-    shared.known(_here(), arithmetic)
+    common.known(_here(), arithmetic)
     scores = check.shaped("scores", scores, ("n", "E"))
     loss = {"z": _z, "importance": _importance}.get(balance.kind, _product)
     with settings(jax, arithmetic):
@@ -209,16 +169,16 @@ def balance_answers(balance: Balance, scores: Array, chosen: Array, arithmetic: 
 def _product(jax: Any, balance: Balance, s: Any, chosen: Any, w: Any) -> Any:
     E, k = s.shape[1], chosen.shape[1]
     P = jax.numpy.einsum("n,ne->e", w, jax.nn.softmax(s))
-    first = balance.kind == "gshard" if balance.first_choice is None else balance.first_choice
     if balance.fraction == "hard":
-        hits = jax.nn.one_hot(chosen[:, :1] if first else chosen, E, dtype=s.dtype)  # (n, 1 or k, E)
+        hits = jax.nn.one_hot(
+            chosen[:, :1] if shared.first_choices(balance) else chosen, E, dtype=s.dtype
+        )  # (n, 1 or k, E)
         f = jax.numpy.einsum("n,nke->e", w, hits)
         f = f / hits.shape[1] if balance.count == "per token" else f
     else:
         f = P if balance.fraction == "soft" else jax.lax.stop_gradient(P)
         f = f * k if balance.count == "per choice" else f
-    scale = balance.scale or {"gshard": "1/E", "switch": "E"}[balance.kind]
-    return jax.numpy.dot(f, P) * {"E": E, "E/k": E / k, "1": 1, "1/E": 1 / E}[scale]
+    return jax.numpy.dot(f, P) * shared.scale(balance, E, k)
 
 
 def _importance(jax: Any, balance: Balance, s: Any, chosen: Any, w: Any) -> Any:

@@ -16,6 +16,8 @@ from npmoe.model.balance import Balance
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.layers import Linear, Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
+from npmoe.verify.ask import common
+from npmoe.verify.ask.torch import arithmetics, array_of, pulled, tensor_of
 
 __all__ = ["NAME", "answers", "arithmetics", "array_of", "balance_answers", "build", "pulled", "tensor_of", "version"]
 
@@ -35,23 +37,6 @@ def version() -> str:
     import torch
 
     return str(torch.__version__)
-
-
-def arithmetics() -> tuple[str, ...]:
-    """The arithmetics in which PyTorch can be asked."""
-    return "float64", "float32", "bfloat16", "float16"
-
-
-def tensor_of(torch: Any, array: Any, arithmetic: str) -> Any:
-    """An array as a tensor."""
-    # a copy of our own: PyTorch takes no negative strides, and warns of arrays that must not be written to
-    return torch.from_numpy(np.array(array, order="C")).to(getattr(torch, arithmetic))
-
-
-def array_of(torch: Any, tensor: Any) -> Array:
-    """A tensor as an array; NumPy has no bfloat16, and float32 holds every number of 16 bits exactly."""
-    tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
 
 
 def _activation(torch: Any, name: str | None) -> Callable[[Any], Any]:
@@ -227,79 +212,50 @@ def _outputs(torch: Any, moe: MoE, p: Mapping[str, Any], x: Any) -> Any:
 def answers(
     layer: Any, x: Array, dy: Array, arithmetic: str = "float64", weights: Array | None = None
 ) -> dict[str, Array]:
-    """What PyTorch makes of an npmoe layer: output, gradients, Jacobians in both modes, and a mixture's two terms.
-
-    Parameters
-    ----------
-    layer : GeluExpert, SwigluExpert, MoE, Linear, RMSNorm, Residual or Stack.
-    x, dy : arrays (n, d), (n, o).
-    arithmetic : one of `arithmetics`; parameters, x, dy and weights are rounded to it first, and all is computed in it.
-    weights : array (n,) for "mean_jacobian".
-
-    Returns
-    -------
-    answers : arrays by the names in `npmoe.battery.frameworks`; those of 16 bits come as float32.
-
-    Raises
-    ------
-    ModuleNotFoundError : where PyTorch is not installed.
-    ValueError, TypeError : for another kind of layer, another arithmetic, or shapes that do not fit.
-    """
+    """What PyTorch makes of an npmoe layer, by the names of answers in `npmoe.battery.frameworks`."""
     import torch
+
+    x, dy = shared.prepared(_here(), layer, x, dy, arithmetic)
+    w = tensor_of(torch, shared.shares(weights, len(x)), arithmetic)  # (n,)
+    X, dY = (tensor_of(torch, array, arithmetic) for array in (x, dy))
+    found = shared.every_answer(_ways(torch, layer, build(layer, arithmetic), X, dY, w), layer, len(x))
+    return {name: array_of(torch, tensor) for name, tensor in found.items()}
+
+
+def _ways(torch: Any, layer: Any, module: Any, x: Any, dy: Any, w: Any) -> shared.Ways:
+    """Values and gradients of the module, Jacobians of functions of one token."""
     from torch.func import jacfwd, jacrev, vmap
 
-    known_x, known_dy = shared.prepared(_here(), layer, x, dy, arithmetic)
-    w = tensor_of(torch, shared.shares(weights, len(known_x)), arithmetic)  # (n,)
-    module = build(layer, arithmetic)
     parameters = {_leaf(name): leaf for name, leaf in module.named_parameters()}
-    X, dY = (tensor_of(torch, array, arithmetic) for array in (known_x, known_dy))
-    found = pulled(torch, module, parameters, X, dY)
-
     p = {name: leaf.detach() for name, leaf in parameters.items()}
-    token = partial(_token, torch, layer, p)
-    found["jacobian:reverse"], found["jacobian:forward"] = vmap(jacrev(token))(X), vmap(jacfwd(token))(X)
-    (n, d), o = X.shape, dY.shape[1]
-    rows = torch.autograd.functional.jacobian
-    if shared.small(n, o, d):
-        found["jacobian:batch"] = rows(module, X, vectorize=True)
-    # one shift of all tokens: its derivative is the mean of the Jacobians
-    found["mean_jacobian"] = rows(lambda shift: w @ module(X + shift), torch.zeros_like(X[0]), vectorize=True)
-    if isinstance(layer, MoE):
-        gates, outputs = partial(_gates, torch, layer, p), partial(_outputs, torch, layer, p)
-        found["scores"], found["gates"] = vmap(gates)(X)
-        found["expert_jacobian"] = vmap(jacrev(lambda t: gates(t)[1].detach() @ outputs(t)))(X)
-        found["router_jacobian"] = vmap(jacrev(lambda t: gates(t)[1] @ outputs(t).detach()))(X)
-    return {name: array_of(torch, tensor) for name, tensor in found.items()}
+    rows = partial(torch.autograd.functional.jacobian, vectorize=True)
+    return shared.Ways(
+        pulled=lambda: pulled(torch, module, parameters, x, dy),
+        model=partial(_token, torch, layer, p),
+        reverse=lambda function: vmap(jacrev(function))(x),
+        forward=lambda function: vmap(jacfwd(function))(x),
+        whole=lambda: rows(module, x),
+        mean=lambda: rows(lambda shift: w @ module(x + shift), torch.zeros_like(x[0])),
+        over=lambda function: vmap(function)(x),
+        hold=lambda value: value.detach(),
+        mixed=lambda gates, outputs: gates @ outputs,
+        gates=partial(_gates, torch, layer, p),
+        outputs=partial(_outputs, torch, layer, p),
+    )
 
 
 def _here() -> Any:
     return shared.load(NAME)
 
 
-def pulled(torch: Any, call: Callable[[Any], Any], parameters: Mapping[str, Any], x: Any, dy: Any) -> dict[str, Any]:
-    """Output, and gradients of sum(dy * y) in x and the parameters by their names; zero where y does not depend."""
-    x = x.detach().requires_grad_()
-    y = call(x)
-    inputs = [x, *parameters.values()]
-    gradients = torch.autograd.grad(y, inputs, dy, allow_unused=True, materialize_grads=True)
-    return {"output": y.detach(), **dict(zip(["gradient", *parameters], gradients, strict=True))}
-
-
 # ---- balance losses ------------------------------------------------------------------------------------------------
 
 
 def balance_answers(balance: Balance, scores: Array, chosen: Array, arithmetic: str = "float64") -> dict[str, Array]:
-    """What PyTorch makes of a balance loss: "value" () and its gradient "scores" (n, E).
-
-    Parameters
-    ----------
-    balance : an `npmoe.model.balance.Balance` of any kind, of one layer.
-    scores, chosen : arrays (n, E), (n, k), best first.
-    arithmetic : one of `arithmetics`.
-    """
+    """What PyTorch makes of a balance loss of one layer: "value" () and its gradient "scores" (n, E)."""
     import torch
 
-    shared.known(_here(), arithmetic)
+    common.known(_here(), arithmetic)
     s = tensor_of(torch, check.shaped("scores", scores, ("n", "E")), arithmetic).requires_grad_()
     w = tensor_of(torch, shared.shares(balance.mask, len(s)), arithmetic)  # (n,)
     index = torch.from_numpy(np.array(chosen, np.int64))  # (n, k)
@@ -312,17 +268,15 @@ def balance_answers(balance: Balance, scores: Array, chosen: Array, arithmetic: 
 def _product(torch: Any, balance: Balance, s: Any, chosen: Any, w: Any) -> Any:
     E, k = s.shape[1], chosen.shape[1]
     P = w @ s.softmax(dim=-1)  # (E,)
-    first = balance.kind == "gshard" if balance.first_choice is None else balance.first_choice
     if balance.fraction == "hard":
-        counted = chosen[:, 0] if first else chosen.flatten()
+        counted = chosen[:, 0] if shared.first_choices(balance) else chosen.flatten()
         each = counted.numel() // len(chosen)  # choices a token
         hits = torch.nn.functional.one_hot(counted, E).reshape(len(chosen), each, E).to(s.dtype)
         f = w @ (hits.mean(dim=1) if balance.count == "per token" else hits.sum(dim=1))  # (E,)
     else:
         f = P if balance.fraction == "soft" else P.detach()
         f = f * k if balance.count == "per choice" else f
-    own = "1/E" if balance.kind == "gshard" else "E"
-    return {"E": E, "E/k": E / k, "1": 1, "1/E": 1 / E}[balance.scale or own] * (f * P).sum()
+    return shared.scale(balance, E, k) * (f * P).sum()
 
 
 def _importance(torch: Any, balance: Balance, s: Any, chosen: Any, w: Any) -> Any:

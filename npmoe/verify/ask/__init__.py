@@ -1,1 +1,1 @@
-"""What `ask_torch` and `ask_jax` share with each other."""
+"""Asking models that are not ours all there is to ask: of PyTorch in `torch`, of JAX in `jax`."""

@@ -1,18 +1,19 @@
-"""What `ask_torch` and `ask_jax` share: which answers, in what arithmetic, and whether tokens feel each other.
+"""What asking a model of any framework shares: answers, in what arithmetic, and whether tokens feel each other.
 
 n tokens, d width, o output width.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from npmoe.calculus import tree
 from npmoe.verify.judge import listed
 from npmoe.verify.rounding import ARITHMETICS
 
-__all__ = ["LARGEST", "NAMES", "columns", "first_of", "fits", "noted", "off", "reader", "roughest", "same_twice"]
-__all__ += ["splits", "together", "wanted"]
+__all__ = ["LARGEST", "NAMES", "SMALL", "Answers", "columns", "first_of", "fits", "known", "leaves_of", "noted", "off"]
+__all__ += ["own_rows", "reader", "roughest", "same_twice", "small", "splits", "together", "wanted"]
 
 Array = np.ndarray
 
@@ -21,7 +22,35 @@ NAMES = ("output", "gradient", "jacobian", "parameters")
 
 LARGEST = 5 * 10**7  # elements of the tokens' Jacobians: 400 MB in float64
 
+SMALL = 10**6  # elements of a batch's Jacobian, most of which are zeros: 8 MB in float64
+
 _ORDER = ("float64", "float32", "float16", "bfloat16")
+
+
+class Answers(dict[str, Any]):
+    """Answers by name, and what is to be said of them.
+
+    Attributes
+    ----------
+    remarks : what is wrong beside the numbers, in sentences: tokens that feel each other, a changed input.
+    notes : what should be known, and is no fault: tensors that a mapping does not use.
+
+    Examples
+    --------
+    >>> Answers({"output": np.zeros((2, 3))}, ["row 1 depends on row 0"]).remarks
+    ('row 1 depends on row 0',)
+    """
+
+    def __init__(self, found: Mapping[str, Any], remarks: Iterable[str] = (), notes: Iterable[str] = ()) -> None:
+        super().__init__(found)
+        self.remarks, self.notes = tuple(remarks), tuple(notes)
+
+
+def known(framework: Any, arithmetic: str) -> None:
+    """Raise a ValueError unless the framework has this arithmetic."""
+    if arithmetic not in framework.arithmetics():
+        offered = ", ".join(framework.arithmetics())
+        raise ValueError(f"expected an arithmetic of {framework.NAME} among {offered}; got {arithmetic!r}")
 
 
 def wanted(answers: Iterable[str]) -> frozenset[str]:
@@ -77,6 +106,27 @@ def roughest(names: Iterable[str]) -> str:
     'bfloat16'
     """
     return max((name for name in names if name in _ORDER), key=_ORDER.index, default="float32")
+
+
+def leaves_of(read: Any) -> dict[str, Array]:
+    """Arrays by name of what a reader of a candidate's parameters gave: such a mapping already, or a layer."""
+    return dict(read) if isinstance(read, Mapping) else dict(tree.named_leaves(read))
+
+
+def small(n: int, o: int, d: int) -> bool:
+    """Whether a batch's Jacobian (n, o, n, d) is small enough to be made as a whole."""
+    return n * o * n * d < SMALL
+
+
+def own_rows(J: Array) -> Array:
+    """Each token's Jacobian in its own input, (n, o, n, d) -> (n, o, d).
+
+    Examples
+    --------
+    >>> own_rows(np.arange(4.0).reshape(2, 1, 2, 1)).ravel()
+    array([0., 3.])
+    """
+    return np.einsum("nond->nod", J)
 
 
 def fits(n: int, o: int, d: int) -> None:

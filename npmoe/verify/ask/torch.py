@@ -4,23 +4,42 @@ n tokens, d width, o output width. The module, its flags and its ``.grad`` stay 
 its parameters and buffers.
 """
 
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from npmoe.battery import frameworks as shared
-from npmoe.battery.frameworks import Answers, with_torch
 from npmoe.calculus import check
-from npmoe.verify.ask import asking
+from npmoe.verify.ask import common
+from npmoe.verify.ask.common import Answers
 from npmoe.verify.compare import Typed
 from npmoe.verify.judge import listed
 
-__all__ = ["candidate"]
+__all__ = ["NAME", "arithmetics", "array_of", "candidate", "pulled", "tensor_of"]
 
 Array = np.ndarray
+
+NAME = "torch"
+
+
+def arithmetics() -> tuple[str, ...]:
+    """The arithmetics in which PyTorch can be asked."""
+    return "float64", "float32", "bfloat16", "float16"
+
+
+def tensor_of(torch: Any, array: Any, arithmetic: str) -> Any:
+    """An array as a tensor."""
+    # a copy of our own: PyTorch takes no negative strides, and warns of arrays that must not be written to
+    return torch.from_numpy(np.array(array, order="C")).to(getattr(torch, arithmetic))
+
+
+def array_of(torch: Any, tensor: Any) -> Array:
+    """A tensor as an array; NumPy has no bfloat16, and float32 holds every number of 16 bits exactly."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
 
 
 def candidate(
@@ -29,7 +48,7 @@ def candidate(
     arithmetic: str | None = None,
     *,
     batched: bool = False,
-    answers: Iterable[str] = asking.NAMES,
+    answers: Iterable[str] = common.NAMES,
 ) -> Callable[..., Answers]:
     """Answers of an nn.Module that is not ours: a function of x (n, d) and, for gradients, dy (n, o).
 
@@ -63,8 +82,8 @@ def candidate(
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"expected an nn.Module; got {type(module).__name__}")
     if arithmetic is not None:
-        shared.known(with_torch, arithmetic)
-    read, want = asking.reader(converted), asking.wanted(answers)
+        common.known(sys.modules[__name__], arithmetic)
+    read, want = common.reader(converted), common.wanted(answers)
 
     def ask(x: Array, dy: Array | None = None) -> Answers:
         x = check.finite("x", check.shaped("x", x, ("n", "d"), "a candidate"))
@@ -89,7 +108,7 @@ class _Run:
         self.name = type(getattr(module, "_orig_mod", module)).__name__
         most = _most(module)
         self.dtype = arithmetic or most or x.dtype.name
-        shared.known(with_torch, self.dtype)
+        common.known(sys.modules[__name__], self.dtype)
         new = None if arithmetic in (None, most) else getattr(torch, self.dtype)  # a float32 router stays one
         state = [*module.named_parameters(), *module.named_buffers()]
         self.device = state[0][1].device if state else torch.device("cpu")
@@ -97,16 +116,16 @@ class _Run:
         self.state = {n: t.clone() for n, t in move.items()}
         floats = [n for n, t in module.named_parameters() if t.is_floating_point()]
         self.own = {n: self.state[n].requires_grad_() for n in floats}
-        self.arithmetic = asking.roughest([self.dtype, *(str(t.dtype).split(".")[-1] for t in self.own.values())])
+        self.arithmetic = common.roughest([self.dtype, *(str(t.dtype).split(".")[-1] for t in self.own.values())])
 
     def put(self, x: Array) -> Any:
         """x (n, d) as a tensor of theirs."""
-        return with_torch.tensor_of(self.torch, x, self.dtype).to(self.device)
+        return tensor_of(self.torch, x, self.dtype).to(self.device)
 
     def direct(self, given: Any) -> tuple[Any, str]:
         """Output (n, o), and words that say so where it was the first of several."""
         wide = (given[None] if self.batched else given,)
-        y, words = asking.first_of(self.torch.func.functional_call(self.module, dict(self.state), wide), self.name)
+        y, words = common.first_of(self.torch.func.functional_call(self.module, dict(self.state), wide), self.name)
         y = y[0] if self.batched and y.ndim == 3 else y
         if y.ndim != 2 or len(y) != len(given):
             raise ValueError(
@@ -120,7 +139,7 @@ class _Run:
     def values(self, x: Array) -> Array:
         """Output for another batch, as an array."""
         with self.torch.no_grad():
-            return with_torch.array_of(self.torch, self(self.put(x)))
+            return array_of(self.torch, self(self.put(x)))
 
     def first(self, X: Any) -> tuple[Any, list[str], str]:
         """Output, what is wrong beside it, and words about its shape; a hint where it wants another shape."""
@@ -139,7 +158,7 @@ class _Run:
 
     def _wants_batches(self, X: Any) -> bool:
         try:
-            y, _ = asking.first_of(
+            y, _ = common.first_of(
                 self.torch.func.functional_call(self.module, dict(self.state), (X.clone()[None],)), self.name
             )
             return y.ndim == 3
@@ -152,7 +171,7 @@ def _most(module: Any) -> str | None:
     counts: dict[str, int] = {}
     for tensor in module.parameters():
         name = str(tensor.dtype).split(".")[-1]
-        if name in with_torch.arithmetics():
+        if name in arithmetics():
             counts[name] = counts.get(name, 0) + tensor.numel()
     return max(counts, key=lambda name: counts[name], default=None)
 
@@ -160,20 +179,20 @@ def _most(module: Any) -> str | None:
 def _asked(torch: Any, run: _Run, x: Array, dy: Array | None, converted: Any, read: Any, want: Any) -> Answers:
     X = run.put(x).requires_grad_()
     y, remarks, words = run.first(X)
-    arithmetic = asking.roughest([run.arithmetic, str(y.dtype).split(".")[-1]])
-    out = with_torch.array_of(torch, y)
-    asking.same_twice(out, with_torch.array_of(torch, run(X)), arithmetic)
+    arithmetic = common.roughest([run.arithmetic, str(y.dtype).split(".")[-1]])
+    out = array_of(torch, y)
+    common.same_twice(out, array_of(torch, run(X)), arithmetic)
     if not y.requires_grad and want != {"output"}:
         raise ValueError(
             f"expected an output of {run.name} with a gradient; it is detached from x and from all parameters"
         )
     found: dict[str, Array] = {}
-    notes = list(asking.noted(converted))
+    notes = list(common.noted(converted))
     o = getattr(getattr(converted, "layer", None), "widths", out.shape)[-1]
     if words and out.shape[1] != o:
         remarks.append(f"of what {run.name} returns, {words.removeprefix(', ')} was taken, of shape {out.shape}")
     try:
-        remarks += asking.together(run.values, x, out, arithmetic)[0]
+        remarks += common.together(run.values, x, out, arithmetic)[0]
     except Exception as error:  # a module may want just so many tokens
         notes.append(f"{run.name} could not be asked on another batch: {type(error).__name__}: {error}")
     if "jacobian" in want:
@@ -184,30 +203,39 @@ def _asked(torch: Any, run: _Run, x: Array, dy: Array | None, converted: Any, re
     if dy is not None and want & {"gradient", "parameters"}:
         known = check.shaped("dy", dy, out.shape, f"this output{words}")
         own = run.own if read is not None and "parameters" in want else {}
-        dY = with_torch.tensor_of(torch, known, str(y.dtype).split(".")[-1]).to(run.device)
-        pulled = {name: with_torch.array_of(torch, g) for name, g in with_torch.pulled(torch, run, own, X, dY).items()}
-        found |= {"gradient": pulled["gradient"]} if "gradient" in want else {}
+        dY = tensor_of(torch, known, str(y.dtype).split(".")[-1]).to(run.device)
+        gradients = {name: array_of(torch, g) for name, g in pulled(torch, run, own, X, dY).items()}
+        found |= {"gradient": gradients["gradient"]} if "gradient" in want else {}
         if own:
-            found |= shared.leaves_of(read({name: pulled[name] for name in own}))
+            found |= common.leaves_of(read({name: gradients[name] for name in own}))
     return Answers({name: Typed(array, arithmetic) for name, array in found.items()}, remarks, notes)
 
 
 def _jacobians(torch: Any, run: _Run, y: Any, X: Any) -> tuple[dict[str, Array], tuple[str, ...]]:
     """Backward passes, one by one: vmap would not follow a module that reads its numbers."""
     (n, o), d = y.shape, X.shape[1]
-    asking.fits(n, o, d)
+    common.fits(n, o, d)
     rows = torch.autograd.functional.jacobian
-    if shared.small(n, o, d):
-        J = with_torch.array_of(torch, rows(run, X.detach()))  # (n, o, n, d)
-        return {"jacobian:reverse": shared.own_rows(J), "jacobian:batch": J}, ()
+    if common.small(n, o, d):
+        J = array_of(torch, rows(run, X.detach()))  # (n, o, n, d)
+        return {"jacobian:reverse": common.own_rows(J), "jacobian:batch": J}, ()
     pulled = partial(torch.autograd.grad, y, X, retain_graph=True, allow_unused=True, materialize_grads=True)
 
     def pull(dy: Array) -> Array:
-        cotangent = with_torch.tensor_of(torch, dy, str(y.dtype).split(".")[-1]).to(run.device)
-        return with_torch.array_of(torch, pulled(cotangent)[0])
+        cotangent = tensor_of(torch, dy, str(y.dtype).split(".")[-1]).to(run.device)
+        return array_of(torch, pulled(cotangent)[0])
 
     def alone(i: int) -> Array:
-        return with_torch.array_of(torch, rows(run, X.detach()[i : i + 1])[0, :, 0])  # (o, d)
+        return array_of(torch, rows(run, X.detach()[i : i + 1])[0, :, 0])  # (o, d)
 
-    J, says = asking.columns(pull, alone, (n, o), d)
+    J, says = common.columns(pull, alone, (n, o), d)
     return {"jacobian:reverse": J}, says
+
+
+def pulled(torch: Any, call: Callable[[Any], Any], parameters: Mapping[str, Any], x: Any, dy: Any) -> dict[str, Any]:
+    """Output, and gradients of sum(dy * y) in x and the parameters by their names; zero where y does not depend."""
+    x = x.detach().requires_grad_()
+    y = call(x)
+    inputs = [x, *parameters.values()]
+    gradients = torch.autograd.grad(y, inputs, dy, allow_unused=True, materialize_grads=True)
+    return {"output": y.detach(), **dict(zip(["gradient", *parameters], gradients, strict=True))}

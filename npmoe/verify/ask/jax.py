@@ -1,23 +1,44 @@
 """All there is to ask a function of a pytree and x that is not ours, by JAX's derivatives: `candidate`.
 
-n tokens, d width, o output width. float64 and full products are switched on in a context, as in `with_jax`.
+n tokens, d width, o output width. float64 and full products are switched on in a context, so that the user's own
+settings stay as they were.
 """
 
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from npmoe.battery import frameworks as shared
-from npmoe.battery.frameworks import Answers, with_jax
 from npmoe.calculus import check
-from npmoe.verify.ask import asking
+from npmoe.verify.ask import common
+from npmoe.verify.ask.common import Answers
 from npmoe.verify.compare import Typed
 
-__all__ = ["candidate"]
+__all__ = ["NAME", "arithmetics", "array_of", "candidate", "settings"]
 
 Array = np.ndarray
+
+NAME = "jax"
+
+
+def arithmetics() -> tuple[str, ...]:
+    """The arithmetics in which JAX can be asked."""
+    return "float64", "float32", "bfloat16", "float16"
+
+
+@contextmanager
+def settings(jax: Any, arithmetic: str) -> Iterator[None]:
+    """float64 only where it is asked for: with it on, a NumPy number would draw float32 along."""
+    with jax.enable_x64(arithmetic == "float64"), jax.default_matmul_precision("highest"):
+        yield
+
+
+def array_of(array: Any) -> Array:
+    """A JAX array as one of NumPy; float32 holds every number of 16 bits exactly."""
+    return np.array(array.astype("float32") if array.dtype.itemsize == 2 else array)
 
 
 def candidate(
@@ -26,7 +47,7 @@ def candidate(
     converted: Any = None,
     arithmetic: str | None = None,
     *,
-    answers: Iterable[str] = asking.NAMES,
+    answers: Iterable[str] = common.NAMES,
 ) -> Callable[..., Answers]:
     """Answers of a function that is not ours: a function of x (n, d) and, for gradients, dy (n, o).
 
@@ -55,15 +76,15 @@ def candidate(
     """
     import jax
 
-    read, want = asking.reader(converted), asking.wanted(answers)
+    read, want = common.reader(converted), common.wanted(answers)
     most, kinds = _arithmetics(jax, params)
     chosen = arithmetic or most
-    shared.known(with_jax, chosen)
+    common.known(sys.modules[__name__], chosen)
     wide = "float64" if chosen == "float64" or (arithmetic is None and "float64" in kinds) else chosen
 
     def ask(x: Array, dy: Array | None = None) -> Answers:
         x = check.finite("x", check.shaped("x", x, ("n", "d"), "a candidate"))
-        with with_jax.settings(jax, wide):
+        with settings(jax, wide):
             cast = partial(_cast, jax, chosen, arithmetic is not None and arithmetic != most)
             p = jax.tree_util.tree_map(cast, params)
             known = [chosen, *_arithmetics(jax, p)[1]]
@@ -77,7 +98,7 @@ def _arithmetics(jax: Any, params: Any) -> tuple[str, list[str]]:
     counts: dict[str, int] = {}
     for leaf in jax.tree_util.tree_leaves(params):
         name = str(getattr(leaf, "dtype", ""))  # Python's numbers have none, and take that of the others
-        if name in with_jax.arithmetics():
+        if name in arithmetics():
             counts[name] = counts.get(name, 0) + leaf.size
     return max(counts, key=lambda name: counts[name], default="float32"), list(counts)
 
@@ -90,7 +111,7 @@ def _cast(jax: Any, arithmetic: str, every: bool, leaf: Any) -> Any:
 
 def _called(function: Callable[[Any, Any], Any], p: Any, x: Any) -> Any:
     """Output (n, o)."""
-    y, words = asking.first_of(function(p, x), "the candidate")
+    y, words = common.first_of(function(p, x), "the candidate")
     if y.ndim != 2 or len(y) != len(x):
         raise ValueError(f"expected an output of shape ({len(x)}, o) of the candidate; got {tuple(y.shape)}{words}")
     return y
@@ -102,7 +123,7 @@ def _first(jax: Any, call: Callable[[Any], Any], X: Any, plain: Callable[[Any], 
         return call(X)
     except Exception as error:
         try:
-            deep = asking.first_of(plain(X[None]), "the candidate")[0].ndim == 3
+            deep = common.first_of(plain(X[None]), "the candidate")[0].ndim == 3
         except Exception:
             deep = False
         if deep:
@@ -125,20 +146,20 @@ def _asked(
     call = partial(_called, function, p)
     X = jax.numpy.asarray(x, chosen)
     y = _first(jax, call, X, partial(function, p))
-    arithmetic, out = asking.roughest([*known, str(y.dtype)]), with_jax.array_of(y)
-    asking.same_twice(out, with_jax.array_of(call(X)), arithmetic)
+    arithmetic, out = common.roughest([*known, str(y.dtype)]), array_of(y)
+    common.same_twice(out, array_of(call(X)), arithmetic)
     found: dict[str, Array] = {}
     remarks: list[str] = []
-    notes = list(asking.noted(converted))
+    notes = list(common.noted(converted))
     words, o = (
-        asking.first_of(function(p, X), "")[1],
+        common.first_of(function(p, X), "")[1],
         getattr(getattr(converted, "layer", None), "widths", out.shape)[-1],
     )
     if words and out.shape[1] != o:
         remarks.append(f"of what the candidate returns{words} was taken, of shape {out.shape}")
     try:
-        values = lambda rows: with_jax.array_of(call(jax.numpy.asarray(rows, chosen)))  # noqa: E731
-        remarks += asking.together(values, x, out, arithmetic)[0]
+        values = lambda rows: array_of(call(jax.numpy.asarray(rows, chosen)))  # noqa: E731
+        remarks += common.together(values, x, out, arithmetic)[0]
     except Exception as error:  # a function may want just so many tokens
         notes.append(f"the candidate could not be asked on another batch: {type(error).__name__}: {error}")
     if "jacobian" in want:
@@ -150,16 +171,16 @@ def _asked(
         # a function may promote what it returns: dy is of y's kind, not of x's
         dY = jax.numpy.asarray(check.shaped("dy", dy, out.shape, f"this output{words}"), y.dtype)
         dp, dx = jax.vjp(partial(_called, function), p, X)[1](dY)
-        found |= {"gradient": with_jax.array_of(dx)} if "gradient" in want else {}
+        found |= {"gradient": array_of(dx)} if "gradient" in want else {}
         if read is not None and "parameters" in want:
-            found |= shared.leaves_of(read(_by_path(jax, dp)))
+            found |= common.leaves_of(read(_by_path(jax, dp)))
     return Answers({name: Typed(array, arithmetic) for name, array in found.items()}, remarks, notes)
 
 
 def _by_path(jax: Any, tree: Any) -> dict[str, Array]:
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="."): with_jax.array_of(g)
+        jax.tree_util.keystr(path, simple=True, separator="."): array_of(g)
         for path, g in paths
         if g.dtype != jax.dtypes.float0  # that of whole numbers: there is none
     }
@@ -167,18 +188,18 @@ def _by_path(jax: Any, tree: Any) -> dict[str, Array]:
 
 def _jacobians(jax: Any, call: Callable[[Any], Any], y: Any, X: Any) -> tuple[dict[str, Array], tuple[str, ...]]:
     (n, o), d = y.shape, X.shape[1]
-    asking.fits(n, o, d)
-    if shared.small(n, o, d):
-        J = with_jax.array_of(jax.jacrev(call)(X))  # (n, o, n, d)
-        return {"jacobian:reverse": shared.own_rows(J), "jacobian:batch": J}, ()
+    common.fits(n, o, d)
+    if common.small(n, o, d):
+        J = array_of(jax.jacrev(call)(X))  # (n, o, n, d)
+        return {"jacobian:reverse": common.own_rows(J), "jacobian:batch": J}, ()
     back = jax.vjp(call, X)[1]
     compiled = jax.jit(lambda back, dy: back(dy)[0])  # the pull is linear: Python that follows the data is behind it
 
     def pull(dy: Array) -> Array:
-        return with_jax.array_of(compiled(back, jax.numpy.asarray(dy, y.dtype)))
+        return array_of(compiled(back, jax.numpy.asarray(dy, y.dtype)))
 
     def alone(i: int) -> Array:
-        return with_jax.array_of(jax.jacrev(call)(X[i : i + 1])[0, :, 0])  # (o, d)
+        return array_of(jax.jacrev(call)(X[i : i + 1])[0, :, 0])  # (o, d)
 
-    J, says = asking.columns(pull, alone, (n, o), d)
+    J, says = common.columns(pull, alone, (n, o), d)
     return {"jacobian:reverse": J}, says
