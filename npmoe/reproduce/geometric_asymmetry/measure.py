@@ -160,7 +160,7 @@ def _distances(axes: Axes) -> Array:
             continue
         table = np.zeros((len(covariances), len(covariances)))
         A, B = covariances[a], covariances[b]
-        table[a, b] = covariances.bures(A, B) if name == "bures" else covariances.log_euclidean(A, B, FLOOR)
+        table[a, b] = bures(A, B) if name == "bures" else log_euclidean(A, B, FLOOR)
         out[i][at] = table + table.T
     return out
 
