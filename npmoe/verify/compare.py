@@ -4,78 +4,21 @@ n tokens, d width, o output width, E experts, k experts a token.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from npmoe.model.moe import MoE
-from npmoe.verify.diagnose import Clue, clues
-from npmoe.verify.judge import FINE, OPEN, OTHER, Part, judge, listed, none, statuses, worst
+from npmoe.verify.diagnose import clues
+from npmoe.verify.judge import FINE, OPEN, OTHER, Part, judge, listed, none, statuses
 from npmoe.verify.reference import MOST_CHOICES, ROWWISE, Allowed, Reference, kind_of, reference, shapes
+from npmoe.verify.report import Report
 from npmoe.verify.rounding import ARITHMETICS
 
 __all__ = ["Missing", "Report", "Typed", "common", "compare", "compare_answers", "typed"]
 
 Array = np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Report:
-    """What `compare` found; prints as a table.
-
-    Attributes
-    ----------
-    name, layer : of the layer, and its kind and sizes in words.
-    arithmetic : the candidate's.
-    parts : one for each answer.
-    margin, noise : routing margin of each token and what rounding may move it by, (n,); infinite and 0 without routing.
-    undecided : tokens (n,) whose choice of experts is within rounding, or nearer than the candidate's step.
-    chosen : (n, k), or None.
-    problems : what is wrong beside numbers: exceptions, a changed input, answers that are not the same twice.
-    clues : where it shows, and what it looks like.
-    notes : what the candidate says of itself: parameters that a mapping leaves out, how it was asked.
-    """
-
-    name: str
-    layer: str
-    arithmetic: str
-    parts: tuple[Part, ...]
-    margin: Array
-    noise: Array
-    undecided: Array
-    chosen: Array | None
-    problems: tuple[str, ...] = ()
-    clues: tuple[Clue, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def verdict(self) -> str:
-        """The worst of the parts' verdicts; a problem beside numbers is a difference."""
-        return worst([part.verdict for part in self.parts] + ["differs"] * bool(self.problems and self.parts))
-
-    @property
-    def ok(self) -> bool:
-        """Whether all that could be decided agrees."""
-        return self.verdict == "agrees"
-
-    def __getitem__(self, name: str) -> Part:
-        """The part of an answer by name."""
-        for part in self.parts:
-            if part.name == name:
-                return part
-        raise KeyError(f"expected one of the answers {', '.join(part.name for part in self.parts)}; got {name!r}")
-
-    def __str__(self) -> str:
-        from npmoe.verify.text import words
-
-        return words(self)
-
-    def json(self) -> dict[str, Any]:
-        """The report as plain data."""
-        from npmoe.verify.text import plain
-
-        return plain(self)
 
 
 def compare(

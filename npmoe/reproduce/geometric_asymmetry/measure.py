@@ -26,6 +26,7 @@ import numpy as np
 
 from npmoe.calculus.products import matmul
 from npmoe.geometry import grassmann, random_subspaces
+from npmoe.geometry.covariances import bures, log_euclidean
 from npmoe.geometry.pca import Axes, n_eff, principal_axes
 from npmoe.geometry.spectra import cosines, k_at, off_diagonal
 from npmoe.probe import function
