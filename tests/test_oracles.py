@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from npmoe import GeluExpert, Linear, MoE, RMSNorm, Stack
 from npmoe.battery import oracles
-from npmoe.battery.oracles import measured
-from npmoe.battery.oracles import Exact, complex_step, handful, jacobian, output, richardson, room, ulps
+from npmoe.battery.oracles import Exact, complex_step, handful, jacobian, measured, output, richardson, room, ulps
 from npmoe.calculus import scalar, tree
 from npmoe.model.balance import Balance
 

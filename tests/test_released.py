@@ -11,6 +11,7 @@ from cases import close
 
 from npmoe.battery import released
 from npmoe.battery.__main__ import main
+from npmoe.battery.released import checks, comparison, families, models
 from npmoe.calculus.scalar import softmax
 from npmoe.model.balance import Balance, conventions, pooled
 from npmoe.model.init import swiglu_moe
@@ -54,14 +55,16 @@ def test_the_message_without_transformers_names_the_extra(monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(released.importlib, "import_module", missing)
+    monkeypatch.setattr(models.importlib, "import_module", missing)
     with pytest.raises(ImportError, match=r"expected torch and transformers.*pip install 'npmoe\[hf\]'"):
         released.findings(["mixtral"])
     assert "npmoe[hf]" in released.report()
 
 
 def test_the_command_without_transformers_says_so_and_returns_2(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(released, "_version", lambda: (_ for _ in ()).throw(ImportError("no transformers: npmoe[hf]")))
+    monkeypatch.setattr(
+        checks, "installed_version", lambda: (_ for _ in ()).throw(ImportError("no transformers: npmoe[hf]"))
+    )
     assert main(["released", "--json", str(tmp_path / "found.json")]) == 2
     assert "npmoe[hf]" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -139,7 +142,7 @@ def test_the_table_has_a_line_for_each_finding():
     found = [
         released.finding("balance", "mixtral", "5.0.0", 6.0, 2.9, "softmax twice"),
         released.finding("output", "a_long_family_name", "5.0.0", np.ones(3), np.ones(3)),
-        released._not_run("jacobian", "olmoe", "5.0.0", "LookupError: no such class"),
+        comparison.not_run("jacobian", "olmoe", "5.0.0", "LookupError: no such class"),
     ]
     lines = released.table(found).splitlines()
     assert len(lines) == 4
@@ -153,10 +156,10 @@ def test_words_for_where_first_choices_went():
     chosen = np.array([[0, 1], [1, 2], [2, 3], [3, 0]])
     right, wrong = np.eye(4), np.zeros((4, 4))
     wrong[:, 1] = 1.0
-    words = released._dispatched(chosen, right, np.array([2, 2, 2, 2]))
+    words = checks._dispatched(chosen, right, np.array([2, 2, 2, 2]))
     assert words.startswith("100.0% of first choices reach their expert")
     assert words.endswith("experts are called on 8 rows, 2 of them expert 0's, for 8 choices")
-    words = released._dispatched(chosen, wrong, np.array([12, 4, 0, 0]))
+    words = checks._dispatched(chosen, wrong, np.array([12, 4, 0, 0]))
     assert words.startswith("25.0% of first choices reach their expert, 100.0% go to expert 1; 1 of 4 experts are used")
     assert words.endswith("experts are called on 16 rows, 12 of them expert 0's, for 8 choices")
 
@@ -164,20 +167,20 @@ def test_words_for_where_first_choices_went():
 @pytest.mark.parametrize("fault", ["", "twice", "gates", "attention"])
 def test_a_known_fault_of_the_balance_loss_is_called_by_its_name(fault):
     rng = np.random.default_rng(3)
-    scores = [2 * rng.standard_normal((30, released._E)) for _ in range(4)]
-    chosen = [top_k(s, released._k) for s in scores]
+    scores = [2 * rng.standard_normal((30, families.EXPERTS)) for _ in range(4)]
+    chosen = [top_k(s, families.CHOSEN) for s in scores]
     loss = Balance(count="per choice", pool="pooled")
     given = {
         "": (scores, chosen),
         "twice": ([softmax(s) for s in scores], chosen),
-        "gates": ([route(s, released._k).gates for s in scores], chosen),
+        "gates": ([route(s, families.CHOSEN).gates for s in scores], chosen),
         "attention": ([scores[i] for i in (0, 0, 1, 2, 2, 3)], [chosen[i] for i in (0, 0, 1, 2, 2, 3)]),
     }[fault]
-    words = released._explained(pooled(loss, *given)[0], loss, scores, chosen, [c[:, ::-1] for c in chosen])
+    words = checks._explained(pooled(loss, *given)[0], loss, scores, chosen, [c[:, ::-1] for c in chosen])
     assert {"": "f counts", "twice": "softmax taken twice", "gates": "of the k gates", "attention": "counted twice"}[
         fault
     ] in words
-    assert released._explained(1e3, loss, scores, chosen, chosen) == "no convention that we know"
+    assert checks._explained(1e3, loss, scores, chosen, chosen) == "no convention that we know"
 
 
 # ---- with transformers ---------------------------------------------------------------------------------------------
@@ -214,8 +217,8 @@ def test_outputs_gradients_and_jacobians_of_released_blocks_are_ours(family, fou
 def test_the_reported_balance_loss_is_ours_on_scores_or_on_probabilities(family, found):
     """And the finding says which."""
     installed()
-    told = released._reported(family, "", None)
-    chosen = [top_k(s, released._k) for s in told.scores]
+    told = checks._reported(family, "", None)
+    chosen = [top_k(s, families.CHOSEN) for s in told.scores]
     matches = conventions(told.value, told.scores, chosen, tolerance=released.TOLERANCE).matches
     words = [m.words for m in matches if m.balance.count == "per choice" and "layers pooled" in m.words]
     assert len(words) == 1, (told.value, matches)
@@ -236,11 +239,11 @@ def test_the_verdict_on_nllb_is_that_of_the_routing_counted_by_hand(found):
     (finding,) = found("nllb_moe")
     assert not finding.verdict.startswith("not run"), finding.verdict
     rng = np.random.default_rng(5)
-    with released._quiet(), torch.no_grad():
-        config = released._get("nllb_moe", "configuration", "NllbMoeConfig")(
+    with models.quiet(), torch.no_grad():
+        config = models.class_of("nllb_moe", "configuration", "NllbMoeConfig")(
             d_model=16, num_experts=5, expert_capacity=30, moe_token_dropout=0.0, vocab_size=32
         )
-        module = released._fill(released._get("nllb_moe", "modeling", "NllbMoeSparseMLP")(config, 12), rng)
+        module = models.filled(models.class_of("nllb_moe", "modeling", "NllbMoeSparseMLP")(config, 12), rng)
         seen = {}
         for e in range(5):
             module.experts[f"expert_{e}"].register_forward_pre_hook(
@@ -277,7 +280,7 @@ def test_groups_agree_where_no_score_is_negative(family, found):
 def test_a_planted_wrong_layer_is_a_fault(monkeypatch):
     """Their block with its gates off by a thousandth, under the same name."""
     installed()
-    block = released._get("mixtral", "modeling", "MixtralSparseMoeBlock")
+    block = models.class_of("mixtral", "modeling", "MixtralSparseMoeBlock")
 
     class Planted(block):
         def forward(self, hidden_states):
@@ -285,9 +288,9 @@ def test_a_planted_wrong_layer_is_a_fault(monkeypatch):
             return (1.001 * y[0], *y[1:]) if isinstance(y, tuple) else 1.001 * y
 
     monkeypatch.setitem(released.FAMILIES, "mixtral", replace(released.FAMILIES["mixtral"], model=""))
-    get = released._get
+    get = models.class_of
     monkeypatch.setattr(
-        released, "_get", lambda family, kind, name: Planted if name == block.__name__ else get(family, kind, name)
+        checks, "class_of", lambda family, kind, name: Planted if name == block.__name__ else get(family, kind, name)
     )
     found = [f for f in released.findings(["mixtral"]) if not f.verdict.startswith("not run")]
     assert {f.verdict for f in found} == {"fault"}

@@ -161,7 +161,8 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _released(args: argparse.Namespace) -> int:
-    from npmoe.battery import released, releases
+    from npmoe.battery import released
+    from npmoe.battery.released import releases
 
     if args.read:
         if args.family or args.json:

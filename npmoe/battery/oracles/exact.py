@@ -99,6 +99,7 @@ def output(layer: Any, x: Array, *, digits: int = 50) -> Exact:
 
     Examples
     --------
+    >>> from npmoe.model.layers import Linear
     >>> y = output(Linear(np.array([[0.1]]), np.array([0.2])), np.array([[1.0]]))
     >>> y.value.item(), y.rest.item()
     (0.30000000000000004, -2.7755575615628914e-17)
@@ -125,6 +126,7 @@ def jacobian(layer: Any, x: Array, *, digits: int = 50) -> Exact:
 
     Examples
     --------
+    >>> from npmoe.model.layers import Linear
     >>> jacobian(Linear(np.array([[0.1]]), np.array([0.2])), np.array([[1.0]])).value.item()
     0.1
     """
@@ -140,6 +142,7 @@ def terms(layer: MoE, x: Array, *, digits: int = 50) -> dict[str, Exact]:
 
     Examples
     --------
+    >>> from npmoe.model.expert import SwigluExpert
     >>> identity = SwigluExpert(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)))
     >>> moe = MoE(np.ones((1, 1)), (identity,), k=1)
     >>> found = terms(moe, np.ones((1, 1)))
@@ -184,6 +187,7 @@ def gradients(layer: Any, x: Array, dy: Array, *, digits: int = 50) -> dict[str,
 
     Examples
     --------
+    >>> from npmoe.model.layers import Linear
     >>> layer = Linear(np.array([[2.0]]), np.array([0.0]))
     >>> found = gradients(layer, np.array([[3.0]]), np.array([[1.0]]))
     >>> {name: exact.value.tolist() for name, exact in found.items()}
@@ -241,6 +245,7 @@ def answers(
 
     Examples
     --------
+    >>> from npmoe.model.layers import Linear
     >>> layer = Linear(np.array([[2.0]]), np.array([0.0]))
     >>> list(answers(layer, np.array([[3.0]]), np.array([[1.0]])))
     ['output', 'jacobian', 'mean_jacobian', 'gradient', 'W', 'b']
@@ -296,6 +301,7 @@ def ulps(got: Array, exact: Exact, scale: Any = None) -> Array:
 
     Examples
     --------
+    >>> from npmoe.model.layers import Linear
     >>> tenth = output(Linear(np.array([[0.1]]), np.array([0.2])), np.array([[1.0]]))
     >>> ulps(np.array([[0.1 + 0.2]]), tenth).item(), ulps(np.array([[0.3]]), tenth).item()
     (0.5, 0.5)

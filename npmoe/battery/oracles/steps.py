@@ -40,6 +40,7 @@ def complex_step(layer: Any, x: Array) -> Array:
 
     Examples
     --------
+    >>> from npmoe.model.layers import Linear
     >>> complex_step(Linear(np.array([[2.0]]), np.array([0.0]), "gelu"), np.array([[0.0]])).item()
     1.0
     """
@@ -82,7 +83,9 @@ def room(layer: Any, x: Array, h: float = 0.25) -> Array:
 
     Examples
     --------
+    >>> from npmoe.model.expert import SwigluExpert
     >>> identity = SwigluExpert(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)))
+    >>> from npmoe.model.moe import MoE
     >>> moe = MoE(np.array([[1.0], [-1.0]]), (identity, identity), k=1)
     >>> room(moe, np.array([[0.1], [0.0]])).ravel().tolist()
     [0.0625, 0.0]
@@ -127,6 +130,7 @@ def richardson(layer: Any, x: Array, h: float = 0.25) -> tuple[Array, Array]:
 
     Examples
     --------
+    >>> from npmoe.model.layers import Linear
     >>> J, error = richardson(Linear(np.array([[2.0]]), np.array([0.0]), "gelu"), np.array([[0.0]]))
     >>> bool(abs(J.item() - 1) <= error.item() < 1e-12)
     True

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import npmoe
-from npmoe.battery.released import FAMILIES, Finding
+from npmoe.battery.released.comparison import Finding
+from npmoe.battery.released.families import FAMILIES
 from npmoe.files import write_json
 
 K = TypeVar("K", bound=Hashable)
