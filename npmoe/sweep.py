@@ -6,23 +6,24 @@ writes each finished run to a temporary file and renames it, so that under its o
     runs/format.json             {"format": 1}: what this folder is
          .lock                   held while a sweep is at work
          {run id}.npz            the arrays and, as JSON, the config
-         {run id}.npz.tmp        a run being written; left behind by a kill, removed by the next sweep
+         .{run id}.npz.tmp       a run being written; left behind by a kill, removed by the next sweep
+         {run id}.npz.damaged    a run's file that could not be read, set aside; the run was computed again
 """
 
 import ast
 import concurrent.futures as cf
 import dataclasses
 import hashlib
-import io
+import itertools
 import json
 import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
-import zipfile
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,10 +32,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock: there, nothing keeps two sweeps out of one folder
-    fcntl = None  # type: ignore[assignment]
+from npmoe import files
 
 C = TypeVar("C")
 Arrays = dict[str, np.ndarray]
@@ -42,7 +40,7 @@ Arrays = dict[str, np.ndarray]
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 FORMAT = {"format": 1}
 UNDER_WAY = 256  # runs that are handed to an executor at a time, with what they read
-OURS = re.compile(r"\.lock|(format\.json|[0-9a-f]{16}\.npz)(\.tmp)?")
+OURS = re.compile(r"\.lock|\.?(format\.json|[0-9a-f]{16}\.npz)(\.tmp|\.damaged\d*)?")
 
 
 class SweepError(RuntimeError):
@@ -265,46 +263,43 @@ def _no_sigint() -> Iterator[None]:
 # One file
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
+def _write(path: Path, content: bytes) -> None:
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
-        os.replace(temporary, path)
+        files.write(path, content)
     except OSError as error:
-        raise SweepError(f"cannot write {path}: {error}; the runs finished so far are kept") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+        raise SweepError(f"{error.strerror}; the runs finished so far are kept") from error
 
 
 def _pack(arrays: Arrays, config: Any) -> bytes:
-    """An npz whose bytes depend on nothing but what is in it: by name, in C order, and ZipInfo's date is 1980."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for name, array in sorted({**arrays, "config": np.array(_canonical(config))}.items()):
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)
-    return packed.getvalue()
+    return files.pack({**arrays, "config": np.array(_canonical(config))})
 
 
-def _read(path: Path, config: C, label: Callable[[C], str]) -> Arrays:
-    way_out = "--fresh computes it anew, or delete the file"
+def _read(path: Path, config: C, label: Callable[[C], str]) -> Arrays | None:
+    """A run's arrays; None where its file is damaged or another run's, which is then set aside under another name."""
     try:
-        with (
-            path.open("rb") as file,
-            np.load(file, allow_pickle=False) as archive,
-        ):  # np.load(path) leaves bad zips open
-            arrays = {name: archive[name] for name in archive.files}
-        found = str(arrays.pop("config"))
-    except Exception as error:  # there is no end to the ways in which a file can be broken
-        raise SweepError(f"expected {path}, of {label(config)}, whole; cannot read it, {error!r}: {way_out}") from error
-    if found != _canonical(config):
-        raise SweepError(f"expected the run of {_canonical(config)} in {path}; it holds {found}: {way_out}")
+        arrays = files.read_arrays(path)
+        found = str(arrays.pop("config", ""))
+        if found != _canonical(config):
+            raise files.FileError(
+                f"{path}: expected the run of {_canonical(config)}; got that of {found[:200] or 'none'}"
+            )
+    except files.FileError as error:
+        aside = _set_aside(path)
+        print(
+            f"the run of {label(config)} is computed again; its file is kept as {aside.name}: {error}", file=sys.stderr
+        )
+        return None
+    except OSError as error:
+        raise SweepError(f"expected to read {path}, of {label(config)}; {error}") from error
     return arrays
+
+
+def _set_aside(path: Path) -> Path:
+    """Give a damaged file another name, which no other has."""
+    names = (path.with_name(f"{path.name}.damaged{i or ''}") for i in itertools.count())
+    aside = next(name for name in names if not name.exists())
+    os.replace(path, aside)
+    return aside
 
 
 # The folder
@@ -316,9 +311,7 @@ def claim(folder: Path) -> ExitStack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _check_format(folder)
-            lock = stack.enter_context((folder / ".lock").open("a"))
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(files.alone_in(folder))
             for path in folder.glob("*.tmp"):
                 if OURS.fullmatch(path.name):
                     path.unlink()
@@ -326,9 +319,8 @@ def claim(folder: Path) -> ExitStack:
             raise SweepError(f"expected {folder} to be free; another sweep is at work there") from error
         except OSError as error:
             raise SweepError(f"expected a folder to write runs to; got {folder}: {error}") from error
-        _write(
-            folder / "format.json", json.dumps(FORMAT).encode()
-        )  # each time, as a trial: rather now than after a run
+        # each time, as a trial: rather now than after a run
+        _write(folder / "format.json", json.dumps(FORMAT).encode())
         return stack.pop_all()
 
 
@@ -337,8 +329,8 @@ def _check_format(folder: Path) -> None:
     strangers = [name for name in names if not OURS.fullmatch(name)]
     if "format.json" in names:
         try:
-            found = json.loads((folder / "format.json").read_bytes())
-        except ValueError as error:
+            found = files.read_json(folder / "format.json", most=10_000)
+        except files.FileError as error:
             raise SweepError(f"expected {FORMAT} in {folder / 'format.json'}; cannot read it: {error}") from error
         if found != FORMAT:
             raise SweepError(f"expected runs of {FORMAT} in {folder}; got {found}: choose another folder")
@@ -466,13 +458,22 @@ def sweep(
             if fresh or not paths[config].exists():
                 return False
             arrays = _read(paths[config], config, label)
+            if arrays is None:
+                return False
             done.add(config)
             if config in asked:
                 kept[config] = arrays
             return True
 
+        def again(config: C) -> Arrays:
+            """A run that was there a moment ago."""
+            arrays = kept.get(config) or _read(paths[config], config, label)
+            if arrays is None:
+                raise SweepError(f"expected {paths[config]} as it was written; the same command computes it again")
+            return arrays
+
         def read(config: C) -> tuple[dict[C, Arrays], ...]:
-            found = {c: kept[c] if c in kept else _read(paths[c], c, label) for c in needed[config]}
+            found = {other: again(other) for other in needed[config]}
             return (found,) if found else ()
 
         missing = _missing(asked, needed, there)
@@ -482,10 +483,9 @@ def sweep(
         with runs as finished, tqdm(desc="runs", total=total, initial=len(done), disable=hide) as bar:
             for config, arrays in finished:
                 _write(paths[config], _pack(arrays, config))
-                arrays = _read(paths[config], config, label)
                 done.add(config)
                 if config in asked:
-                    kept[config] = arrays
+                    kept[config] = again(config)
                 bar.set_postfix_str(label(config), refresh=False)
                 bar.update()
     return {config: kept[config] for config in asked}

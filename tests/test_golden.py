@@ -543,10 +543,10 @@ def test_what_is_not_finite_differs(folder, bad):
         (np.zeros(()), "expected jacobian of shape"),
         (np.zeros((7, 3, 5), int), "expected an array of floats; got int64"),
         (np.zeros((7, 3, 5), complex), "expected an array of floats; got complex128"),
-        (np.full((7, 3, 5), "a"), "expected plain numbers"),
+        (np.full((7, 3, 5), "a"), "expected floats, integers"),
         (np.zeros((7, 3, 5), "V2"), "write bfloat16 as float32"),
-        (np.zeros((7, 3, 5), [("a", "f8")]), "expected plain numbers"),
-        (np.zeros((700, 300, 50)), "its header claims"),
+        (np.zeros((7, 3, 5), [("a", "f8")]), "expected numbers or text"),
+        (np.zeros((700, 300, 50)), "bytes of arrays; got one of 84000128"),
     ],
 )
 def test_arrays_of_another_kind_or_shape_are_no_answer(folder, array, says):
@@ -665,8 +665,7 @@ def test_a_bomb_is_not_unpacked(folder):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4e6, f"{peak} bytes"
-    assert all("its header claims" in part.remarks[0] for part in report.parts if part.name != "jacobian")
-    assert "got more" in report["jacobian"].remarks[0]
+    assert all("bytes of arrays; got one of 33554" in part.remarks[0] for part in report.parts)
 
 
 def test_a_name_twice_in_a_zip_is_no_answer(folder):

@@ -1248,7 +1248,6 @@ def another_format(path):
         ("results.json", another_schema, "expected results of schema 1 in {path}; got 99"),
         ("results.json", bare, "{path}"),
         ("results.json", scribbled, "expected results as JSON in {path}"),
-        ("runs/*.npz", cut, "{path}"),
         ("runs/format.json", another_format, "expected runs of {{'format': 1}} in {path.parent}; got {{'format': 99}}"),
         ("runs/format.json", cut, "{path}"),
     ],
@@ -1258,6 +1257,32 @@ def test_what_is_damaged_is_named_and_nothing_is_lost(out, call, file, damage, s
     damage(path)
     before = files(out)
     assert said.format(path=path) in one_line(*call("SC1.6"))
+    assert files(out) == before
+
+
+def test_a_damaged_run_is_computed_again_and_said_in_one_line(out, call):
+    before = files(out)
+    for path in sorted((out / "runs").glob("*.npz")):
+        cut(path)
+    status, _, err = call("SC1.6")
+    assert status == 0
+    told = [line for line in err.splitlines() if "computed again" in line]
+    assert len(told) == 2 * SEEDS, "each run that measures, and the one that it reads"
+    assert all(".npz.damaged: " in line and "expected" in line for line in told)
+    after = files(out)
+    assert {name: after[name] for name in before} == before
+    assert sum("damaged" in name for name in after) == 2 * SEEDS
+
+
+def test_a_full_disk_names_the_file_and_says_how_to_go_on(out, call, monkeypatch):
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    before = files(out)
+    monkeypatch.setattr(os, "replace", full)
+    told = one_line(*call("SC1.6"))
+    assert f"cannot write {out / 'runs' / 'format.json'}: No space left on device." in told
+    assert "the same command continues" in told
     assert files(out) == before
 
 

@@ -346,18 +346,40 @@ def foreign(path):
 
 
 @pytest.mark.parametrize("damage", [truncate, empty, flip, scribble, single, unmarked, pickled, foreign])
-def test_damaged_run_is_noticed_left_alone_and_computed_anew_on_demand(tmp_path, damage):
+def test_damaged_run_is_set_aside_told_in_one_line_and_computed_again(tmp_path, capsys, damage):
     toys(tmp_path)
     sound, path = files(tmp_path), path_of(tmp_path, TOYS[1])
     damage(path)
-    damaged = files(tmp_path)
-    with pytest.raises(SweepError, match="--fresh") as caught:
-        toys(tmp_path)
-    assert str(path) in str(caught.value)
-    assert "seed" in str(caught.value)
-    assert files(tmp_path) == damaged
-    toys(tmp_path, TOYS[1:2], fresh=True)
-    assert files(tmp_path) == sound
+    bad = path.read_bytes()
+    for times in range(2):  # a second one does not take the place of the first
+        calls = []
+        toys(
+            tmp_path,
+            function=lambda toy, calls=calls: calls.append(toy) or compute(toy),
+            label=lambda t: f"toy {t.seed}",
+        )
+        assert calls == [TOYS[1]]
+        out, err = capsys.readouterr()
+        aside = f"{path.name}.damaged{times or ''}"
+        (line,) = err.splitlines()
+        assert line.startswith(f"the run of toy 1 is computed again; its file is kept as {aside}: {path}: ")
+        assert out == ""
+        assert (tmp_path / aside).read_bytes() == bad
+        assert {name: data for name, data in files(tmp_path).items() if "damaged" not in name} == sound
+        path.write_bytes(bad)
+
+
+def test_damaged_run_that_another_reads_is_computed_again(tmp_path, capsys):
+    total = Sum((TOYS[0], TOYS[1]))
+    totals(tmp_path, [total])
+    sound = files(tmp_path)
+    path_of(tmp_path, total).unlink()
+    truncate(path_of(tmp_path, TOYS[1]))
+    calls = []
+    totals(tmp_path, [total], function=lambda config, *read: calls.append(config) or summed(config, *read))
+    assert calls == [TOYS[1], total]
+    assert {name: data for name, data in files(tmp_path).items() if "damaged" not in name} == sound
+    assert "is computed again" in capsys.readouterr().err
 
 
 def test_full_disk_is_reported_and_leaves_nothing_half_written(tmp_path, monkeypatch):
@@ -367,7 +389,10 @@ def test_full_disk_is_reported_and_leaves_nothing_half_written(tmp_path, monkeyp
     toys(tmp_path, TOYS[:1])
     before = files(tmp_path)
     monkeypatch.setattr(os, "fsync", _sweep_jobs.counted(os.fsync, 1, before=full))
-    with pytest.raises(SweepError, match=r"cannot write .*No space left.* are kept"):
+    with pytest.raises(
+        SweepError,
+        match=r"cannot write .*npz: No space left.*the same command continues; the runs finished so far are kept",
+    ):
         toys(tmp_path, TOYS[:2])
     assert files(tmp_path) == before
 

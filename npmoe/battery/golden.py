@@ -10,20 +10,19 @@ import json
 import math
 import os
 import re
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 import npmoe
 from npmoe.battery.cases import Case, cases, named
 from npmoe.calculus import tree
-from npmoe.files import write
+from npmoe.files import FileError, arrays_in, pack, read_array, read_json, write
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.moe import MoE
 from npmoe.verify.compare import Report, compare_answers
@@ -42,6 +41,8 @@ FORMAT, SCHEMA = "npmoe golden cases", 1
 #: Arithmetics whose limits stand in the files.
 LIMITS = ("float64", "float32", "bfloat16")
 
+_NUMBERS = "fiubc"  # kinds of numbers that an answer may be of
+_HEADER = 10_000
 _GIVEN = ("x", "dy", "weights")  # inputs that are no parameters
 
 
@@ -83,7 +84,7 @@ def dump(folder: str | os.PathLike[str], *, raw: bool = False, only: Sequence[st
     entries = []
     for name in named(table, only):
         arrays, undecided = _answers_of(table[name])
-        packed = _packed(arrays)
+        packed = pack(arrays)
         texts[f"{name}.npz"] = packed
         entries.append(_entry(table[name], arrays, packed, undecided))
         if raw:
@@ -130,8 +131,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"expected golden cases with a manifest at {path}; there is none")
     try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        found = read_json(path)
+    except FileError as error:
         raise ValueError(f"expected a manifest of golden cases in {path}; cannot read it: {error}") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("schema"), int):
         raise ValueError(f"expected a manifest of golden cases in {path}; it is something else")
@@ -163,16 +164,6 @@ def _answers_of(case: Case) -> tuple[dict[str, Array], dict[str, list[int]]]:
 def _plain(a: Array) -> Array:
     """In C order, as little-endian float64 or int64."""
     return np.ascontiguousarray(a, "<f8" if a.dtype.kind == "f" else "<i8")
-
-
-def _packed(arrays: Mapping[str, Array]) -> bytes:
-    """An npz whose bytes depend on nothing but what is in it: by name, not compressed; ZipInfo's date is 1980."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for name, array in sorted(arrays.items()):
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
-                np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
-    return packed.getvalue()
 
 
 def _entry(case: Case, arrays: Mapping[str, Array], packed: bytes, undecided: dict[str, list[int]]) -> dict[str, Any]:
@@ -410,9 +401,9 @@ def _golden(folder: Path, entry: Mapping[str, Any]) -> tuple[Layer, dict[str, Ar
     if (got := hashlib.sha256(content).hexdigest()) != entry["sha256"]:
         raise ValueError(f"expected sha256 {entry['sha256'][:12]}..., as the manifest says; got {got[:12]}...")
     arrays = {}
-    for key, value in _npz(io.BytesIO(content), lambda key: key.startswith("in/"), len(content)):
-        if isinstance(value, str):
-            raise ValueError(f"{key}: {value}")
+    for key, value in arrays_in(io.BytesIO(content), path.name, len(content), "fi", lambda key: key.startswith("in/")):
+        if isinstance(value, FileError):
+            raise value
         if value is not None:
             arrays[key.removeprefix("in/")] = value
     given = {name: arrays.pop(name) for name in _GIVEN}
@@ -452,11 +443,12 @@ def _answered(root: Path, name: str, known: Mapping[str, tuple[int, ...]]) -> tu
     foreign = []
     if (path := root / f"{name}.npz").exists():
         with path.open("rb") as stream:
-            for key, value in _npz(stream, lambda key: kind_of(key) in known and key != "batch", room):
+            wanted = lambda key: kind_of(key) in known and key != "batch"  # noqa: E731
+            for key, value in arrays_in(stream, path.name, room, _NUMBERS, wanted):
                 if value is None:
                     foreign.append(f"{path.name}: {key}")
                 else:
-                    found[key] = value
+                    found[key] = str(value) if isinstance(value, FileError) else _native(value)
     if (path := root / name).is_dir():
         for file in sorted(path.iterdir()):
             key, ending = file.name[:-4], file.name[-4:]
@@ -473,8 +465,11 @@ def _file(path: Path, kind: str, known: Mapping[str, tuple[int, ...]], room: int
     """The numbers of one file, or why there are none."""
     try:
         if path.suffix == ".npy":
+            size = path.stat().st_size
+            if size > room + 2 * _HEADER:
+                return f"expected no more than {room} bytes of answers to this case; got {size} in {path.name}"
             with path.open("rb") as stream:
-                return _npy(stream, room)
+                return _native(read_array(stream, size, _NUMBERS))
         dtype = np.dtype({".f64": "<f8", ".f32": "<f4"}[path.suffix])
         size = path.stat().st_size
         for shape in [known[kind]] + [known["batch"]] * (kind == "jacobian"):
@@ -486,53 +481,6 @@ def _file(path: Path, kind: str, known: Mapping[str, tuple[int, ...]], room: int
         return f"cannot read {path.name}: {_says(error)}"
 
 
-def _npz(stream: IO[bytes], wanted: Callable[[str], bool], room: int) -> Iterator[tuple[str, Array | str | None]]:
-    """Arrays of an npz by key: a sentence where one cannot be read, None for those that are not wanted."""
-    try:
-        archive = zipfile.ZipFile(stream)
-    except Exception as error:
-        raise ValueError(f"expected an npz file; cannot read it: {_says(error)}") from error
-    with archive:
-        members = Counter(info.filename for info in archive.infolist())
-        for member, times in members.items():
-            key = member.removesuffix(".npy")
-            if key == member or not wanted(key):
-                yield key, None
-            elif times > 1:
-                yield key, f"expected one array; got {times} of that name"
-            else:
-                value = _member(archive, member, room)
-                room -= 0 if isinstance(value, str) else value.nbytes
-                yield key, value
-
-
-def _member(archive: zipfile.ZipFile, member: str, room: int) -> Array | str:
-    try:
-        with archive.open(member) as stream:
-            return _npy(stream, room)
-    except Exception as error:  # a torn zip, a checksum, a password, a method of packing that is not known
-        return f"cannot read it: {_says(error)}"
-
-
-def _npy(stream: IO[bytes], room: int) -> Array:
-    """One array: of plain numbers, never unpickled; memory is taken only once its size is known to be a sane one."""
-    version = np.lib.format.read_magic(stream)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise ValueError(f"expected an array in npy format 1.0 or 2.0; got {version[0]}.{version[1]}")
-    shape, fortran, dtype = readers[version](stream)
-    if dtype.hasobject:
-        raise ValueError("expected plain numbers; got Python objects, which are never unpickled")
-    if dtype.kind == "V":
-        raise ValueError(f"expected plain numbers; got {dtype} (write bfloat16 as float32, and name the arithmetic)")
-    if dtype.kind not in "fiubc":
-        raise ValueError(f"expected plain numbers; got {dtype}")
-    size = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or size > room:
-        raise ValueError(f"expected no more than {room} bytes of answers to this case; its header claims {shape}")
-    content = stream.read(size)
-    if len(content) != size or stream.read(1):  # reading to the end also checks the zip's checksum
-        got = "more" if len(content) == size else len(content)
-        raise ValueError(f"expected {size} bytes, {shape} of {dtype}; got {got}")
-    array = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
-    return array.astype(dtype.newbyteorder("="))
+def _native(array: Array) -> Array:
+    """Numbers in the order of this machine's bytes."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -1,11 +1,11 @@
 """Results as JSON, out and in: readings, statements and sizes written; ledgers read, joined, split and compared."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from npmoe.files import FileError, read_json
 from npmoe.ledger.readings import Beside, Null, Reading, Size, Statement
 from npmoe.ledger.verdicts import Interval, excess, interval, judge
 
@@ -103,8 +103,8 @@ def read_results(path: Path) -> dict[str, Any]:
     ValueError : if the file is not JSON or of another schema; the message names the file.
     """
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        results = read_json(path)
+    except FileError as error:
         raise ValueError(f"expected results as JSON in {path}; got a file that does not parse ({error})") from None
     if not isinstance(results, dict) or results.get("schema") != SCHEMA:
         got = results.get("schema") if isinstance(results, dict) else type(results).__name__

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from npmoe.files import write
 from npmoe.report.battery_read import read, size
 from npmoe.report.battery_strips import pictures
-from npmoe.report.page import HERE, _world, _write
+from npmoe.report.page import HERE, world
 from npmoe.report.style import number
 
 #: Each verdict, from best to worst: the class that gives its colour, its glyph in the page's sprite, and the verb that
@@ -54,10 +55,10 @@ def write_battery(data: dict[str, Any] | Path, output: Path) -> Path:
     ValueError : that names field and file where the JSON is missing, cut off or of another shape; nothing was written.
     """
     found = read(data)
-    world = _world()
-    world.filters |= {"units": units, "short": lambda value: number(value, 3 if value and abs(value) >= 100 else 2)}
+    templates = world()
+    templates.filters |= {"units": units, "short": lambda value: number(value, 3 if value and abs(value) >= 100 else 2)}
     columns = _columns(found)
-    page = world.get_template("battery.html.j2").render(
+    page = templates.get_template("battery.html.j2").render(
         data=found,
         front=(Path(output) / "index.html").exists(),
         own_css=(HERE / "battery.css").read_text(encoding="utf-8"),
@@ -77,7 +78,7 @@ def write_battery(data: dict[str, Any] | Path, output: Path) -> Path:
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     path = output / "verify.html"
-    _write(path, page.encode())
+    write(path, page.encode())
     return path
 
 

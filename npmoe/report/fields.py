@@ -22,7 +22,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         raise ValueError(f"expected {what} in {path}; there is no such file")
     try:
         found = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"expected {what}, whole and in JSON, in {path}; got {error} (was it cut off?)") from error
     if not isinstance(found, dict):
         raise ValueError(f"expected {what}, an object with schema 1, in {path}; got {shown(found)}")

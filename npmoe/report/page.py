@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from npmoe.files import write
 from npmoe.report import style
 from npmoe.report.curve import curve
 from npmoe.report.figure import figure_files, legend, panel_svg
@@ -42,15 +42,15 @@ def write_report(output: Path) -> Path:
     figures = {part["word"]: _figures(output / "figures", part["figures"]) for part in parts}
     for name, figure in (pair for found in figures.values() for pair in found):
         drawn, pixels = figure_files(figure, name)
-        _write(output / "figures" / f"{name}.svg", drawn)
-        _write(output / "figures" / f"{name}.png", pixels)
+        write(output / "figures" / f"{name}.svg", drawn)
+        write(output / "figures" / f"{name}.png", pixels)
     front = output / "index.html"
     if len(parts) == 1:
-        _write(front, _page(parts[0], figures[parts[0]["word"]], []).encode())
+        write(front, _page(parts[0], figures[parts[0]["word"]], []).encode())
         return front
     for part in parts:
-        _write(output / f"{part['word']}.html", _page(part, figures[part["word"]], parts).encode())
-    _write(front, _front(parts, ties, verified=(output / "verify.html").exists()).encode())
+        write(output / f"{part['word']}.html", _page(part, figures[part["word"]], parts).encode())
+    write(front, _front(parts, ties, verified=(output / "verify.html").exists()).encode())
     return front
 
 
@@ -60,25 +60,15 @@ def _figures(folder: Path, names: list[str]) -> list[tuple[str, dict[str, Any]]]
     return sorted(found, key=lambda pair: _order(*pair))
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    half = path.with_name(f".{path.name}.tmp")
-    try:
-        half.write_bytes(content)
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
-
-
 def _order(name: str, figure: dict[str, Any]) -> tuple[Any, ...]:
     """The paper's figures first, then ours, each by number."""
     pieces = [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", figure["id"]) if part]
     return (not figure["source"].startswith("paper"), pieces, name)
 
 
-def _world() -> Environment:
+def world() -> Environment:
     """Jinja with our filters."""
-    world = Environment(
+    env = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=lambda name: True,
         trim_blocks=True,
@@ -86,10 +76,10 @@ def _world() -> Environment:
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
-    world.filters |= {"interval": style.interval, "number": style.number, "plain": _plain, "minus": style.minus}
-    world.globals |= {"estimate": style.estimate, "words": WORDS}
-    world.globals |= {"css": (HERE / "page.css").read_text(encoding="utf-8")}
-    return world
+    env.filters |= {"interval": style.interval, "number": style.number, "plain": _plain, "minus": style.minus}
+    env.globals |= {"estimate": style.estimate, "words": WORDS}
+    env.globals |= {"css": (HERE / "page.css").read_text(encoding="utf-8")}
+    return env
 
 
 def _front(parts: list[dict[str, Any]], ties: list[dict[str, Any]], verified: bool) -> str:
@@ -105,7 +95,7 @@ def _front(parts: list[dict[str, Any]], ties: list[dict[str, Any]], verified: bo
         known |= {claim["id"]: {"data": claim, "href": f"{href}#{slugs[claim['id']]}"} for claim in part["claims"]}
     shown = [{**tie, "claims": [known[id] for id in tie["claims"] if id in known]} for tie in ties]
     count = {word: sum(c["verdict"] == word for part in parts for c in part["claims"]) for word in WORDS}
-    page = _world().get_template("front.html.j2")
+    page = world().get_template("front.html.j2")
     return page.render(
         papers=papers, verified=verified, count=count, ties=[tie for tie in shown if len(tie["claims"]) > 1]
     )
@@ -120,7 +110,7 @@ def _page(results: dict[str, Any], figures: list[tuple[str, dict[str, Any]]], pa
     ]
     readings = [reading for claim in results["claims"] for reading in claim["readings"]]
     return (
-        _world()
+        world()
         .get_template("page.html.j2")
         .render(
             results=results,

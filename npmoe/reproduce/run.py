@@ -15,6 +15,7 @@ import scipy
 from threadpoolctl import threadpool_info
 
 import npmoe
+from npmoe import files
 from npmoe.ledger import Claim, join, read_results, split
 from npmoe.reproduce.experiment import Results, Trial
 from npmoe.reproduce.paper import Paper, reads
@@ -161,11 +162,12 @@ def _write(folder: Path, results: dict[str, Any], drawn: dict[str, Any], page: C
             (folder / "figures" / f"{name}{suffix}").unlink(missing_ok=True)
     # first the ledger, which says what else in this folder is ours
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "results.json", _dump(ledger))
+    files.write_json(folder / "results.json", ledger)
     (folder / "figures").mkdir(exist_ok=True)
     for name, figure in drawn.items():
-        _replace(folder / "figures" / f"{name}.json", json.dumps(figure, ensure_ascii=False, allow_nan=False) + "\n")
-    _replace(folder / "claims.csv", _table(ledger))
+        text = json.dumps(figure, ensure_ascii=False, allow_nan=False) + "\n"
+        files.write(folder / "figures" / f"{name}.json", text.encode())
+    files.write(folder / "claims.csv", _table(ledger).encode())
     return page(folder)
 
 
@@ -192,22 +194,8 @@ def foreign(folder: Path) -> str | None:
 def record(results: dict[str, Any]) -> Path:
     """Make a full run's ledger of one paper the recorded one, which the package carries; other papers stay."""
     before = {part["word"]: part for part in _split(RECORDED)} if RECORDED.exists() else {}
-    _replace(RECORDED, _dump(join(in_order({**before, results["word"]: results}))))
+    files.write_json(RECORDED, join(in_order({**before, results["word"]: results})))
     return RECORDED
-
-
-def _dump(results: dict[str, Any]) -> str:
-    return json.dumps(results, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.tmp")  # one name for all calls: what a kill leaves, the next call takes over
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
 
 
 def _table(results: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ A file is JSON: {"format", "schema", "npmoe", "torch", "transformers", "findings
 `npmoe.battery.released.Finding`. Numbers that are not finite are written as words.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import npmoe
 from npmoe.battery.released.comparison import Finding
 from npmoe.battery.released.families import FAMILIES
-from npmoe.files import write_json
+from npmoe.files import FileError, read_json, write_json
 
 K = TypeVar("K", bound=Hashable)
 
@@ -116,10 +115,9 @@ def read(paths: Iterable[Path]) -> tuple[Scan, ...]:
 
 def _scan(path: Path) -> Scan:
     """One file, each of its findings looked at."""
-    raw = path.read_bytes()
     try:
-        data = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        data = read_json(path)
+    except FileError as error:
         raise ValueError(f"expected findings in JSON in {path}; cannot read it: {error}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError(f"expected findings, written with released --json, in {path}; it is something else")

@@ -10,7 +10,6 @@ for one or more models; the last two may be missing. Counts know kinds of text, 
 of two models on one token.
 """
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.files import read_arrays
 from npmoe.geometry import association, overlap
 from npmoe.geometry.evenness import cv, entropy_share, gini, jain, max_over_mean
 from npmoe.geometry.spectra import defined_mean
@@ -52,6 +52,7 @@ INDICES = {
     "Gini": gini,
     "Jain": jain,
 }
+_MOST = 2**30  # bytes of counts
 _ENDINGS = ("_counts_top1", "_counts", "_crosslayer")  # the longer first: one ends as the other begins
 
 
@@ -95,7 +96,7 @@ def read(path: Path | str) -> tuple[Counts, ...]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"expected a file of counts (.npz) at {path}; there is none")
-    arrays = _load(path)
+    arrays = read_arrays(path, most=_MOST)
     models = sorted({key.removesuffix("_counts") for key in arrays if key.endswith("_counts")})
     known = {"domains", "layers", *(model + ending for model in models for ending in _ENDINGS)}
     foreign = sorted(set(arrays) - known)
@@ -108,22 +109,6 @@ def read(path: Path | str) -> tuple[Counts, ...]:
         raise ValueError(f"{path}: expected a key <model>_counts; got {', '.join(sorted(arrays))}")
     domains, layers = _axis(path, "domains", arrays["domains"], "U"), _axis(path, "layers", arrays["layers"], "iu")
     return tuple(_model(path, arrays, model, tuple(map(str, domains)), tuple(map(int, layers))) for model in models)
-
-
-def _load(path: Path) -> dict[str, Array]:
-    key = ""
-    try:
-        with path.open("rb") as stream:  # np.load leaves a torn file open
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):  # np.load reads a single .npy as well
-                raise ValueError("a single array")
-            arrays = {}
-            for key in file.files:  # a loop, so that an error knows the key
-                arrays[key] = file[key]
-            return arrays
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        what = f"plain numbers and text in the key {key}" if key else "an .npz file of counts"
-        raise ValueError(f"{path}: expected {what}; got: {error}") from error
 
 
 def _axis(path: Path, key: str, array: Array, kinds: str) -> Array:
