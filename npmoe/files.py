@@ -7,6 +7,7 @@ what was expected and what came.
 """
 
 import ast
+import hashlib
 import io
 import json
 import math
@@ -26,7 +27,18 @@ try:
 except ImportError:  # Windows has no flock: there, nothing keeps two programs out of one folder
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LARGEST", "FileError", "WriteError", "alone_in", "arrays_in", "pack", "read_arrays", "read_json", "write"]
+__all__ = [
+    "LARGEST",
+    "FileError",
+    "WriteError",
+    "alone_in",
+    "arrays_in",
+    "digest",
+    "pack",
+    "read_arrays",
+    "read_json",
+    "write",
+]
 __all__ += ["write_json"]
 
 Array = np.ndarray
@@ -92,6 +104,15 @@ def pack(arrays: Mapping[str, Array]) -> bytes:
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=array.nbytes >= 2**30) as member:
                 np.lib.format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)
     return packed.getvalue()
+
+
+def digest(arrays: Mapping[str, Array]) -> str:
+    """A checksum of arrays and their names, in 64 hex digits: one that is missing, renamed or exchanged changes it."""
+    found = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 @contextmanager
@@ -203,10 +224,12 @@ def arrays_in(
                 if times[member.filename] > 1:
                     raise FileError(f"expected one array; got {times[member.filename]} of that name")
                 value = _member(archive, member, size, most, kinds)
+                if value.nbytes > most:
+                    raise FileError(f"expected at most {most} bytes of arrays; got one of {value.nbytes}")
                 most -= value.nbytes
                 yield key, value
             except FileError as error:
-                yield key, FileError(f"{name}: {key!r}: {error}")
+                yield key, FileError(f"{name}: {key[:60]!r}: {error}")
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int, most: int, kinds: str) -> Array:

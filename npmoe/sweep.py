@@ -5,7 +5,7 @@ writes each finished run to a temporary file and renames it, so that under its o
 
     runs/format.json             {"format": 1}: what this folder is
          .lock                   held while a sweep is at work
-         {run id}.npz            the arrays and, as JSON, the config
+         {run id}.npz            the arrays, as JSON the config, and a checksum of both
          .{run id}.npz.tmp       a run being written; left behind by a kill, removed by the next sweep
          {run id}.npz.damaged    a run's file that could not be read, set aside; the run was computed again
 """
@@ -39,6 +39,7 @@ Arrays = dict[str, np.ndarray]
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 FORMAT = {"format": 1}
+TAKEN = ("config", "digest")  # names in a run's file that no array may have
 UNDER_WAY = 256  # runs that are handed to an executor at a time, with what they read
 OURS = re.compile(r"\.lock|\.?(format\.json|[0-9a-f]{16}\.npz)(\.tmp|\.damaged\d*)?")
 
@@ -178,8 +179,10 @@ def _checked(result: Any) -> Arrays:
     if not isinstance(result, dict):
         raise SweepError(f"expected compute to return a dict of arrays; got {type(result).__name__}")
     for name, array in result.items():
-        if not (isinstance(name, str) and name and name.isprintable() and name != "config"):
-            raise SweepError(f"expected the name of an array, other than 'config', which is taken; got {name!r}")
+        if not (isinstance(name, str) and name and name.isprintable() and name not in TAKEN):
+            raise SweepError(
+                f"expected the name of an array, other than {' and '.join(TAKEN)}, which are taken; got {name!r}"
+            )
         if type(array) is not np.ndarray:  # not isinstance: a masked array would lose its mask in the file
             raise SweepError(f"expected an array as {name!r}; got {type(array).__name__}")
         if array.dtype.hasobject:
@@ -271,13 +274,16 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _pack(arrays: Arrays, config: Any) -> bytes:
-    return files.pack({**arrays, "config": np.array(_canonical(config))})
+    whole = {**arrays, "config": np.array(_canonical(config))}
+    return files.pack({**whole, "digest": np.array(files.digest(whole))})
 
 
 def _read(path: Path, config: C, label: Callable[[C], str]) -> Arrays | None:
     """A run's arrays; None where its file is damaged or another run's, which is then set aside under another name."""
     try:
         arrays = files.read_arrays(path)
+        if str(arrays.pop("digest", "")) != files.digest(arrays):
+            raise files.FileError(f"{path}: expected the arrays that were written; got others")
         found = str(arrays.pop("config", ""))
         if found != _canonical(config):
             raise files.FileError(

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 
 from npmoe import GeluExpert, MoE, SwigluExpert
-from npmoe.battery import golden
 from npmoe.battery.cases import cases
 from npmoe.battery.golden import check, dump
+from npmoe.battery.golden.manifest import FORMAT
 from npmoe.calculus import tree
 from npmoe.verify.rounding import ARITHMETICS
 
@@ -136,7 +136,7 @@ def test_a_second_dump_has_the_same_bytes_and_leaves_answers_alone(folder):
 
 def test_files_hold_plain_little_endian_numbers_and_the_manifest_tells_them(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert (manifest["format"], manifest["schema"]) == (golden.FORMAT, 1)
+    assert (manifest["format"], manifest["schema"]) == (FORMAT, 1)
     assert [entry["name"] for entry in manifest["cases"]] == [name for name in TABLE if name in FEW]
     for entry in manifest["cases"]:
         with np.load(folder / entry["file"], allow_pickle=False) as case:

@@ -15,13 +15,13 @@ EVERYTHING = {"calculus", "model", "geometry", "probe", "data", "ledger", "sweep
 #: What each room of npmoe may import besides itself. "" is the package's own front, `import npmoe`.
 ROOMS = {
     "calculus": set(),
-    "model": {"calculus"},
+    "model": {"calculus", "files"},
     "geometry": {"calculus"},
     "probe": {"model", "geometry", "calculus"},
     "data": {"calculus"},
-    "ledger": {"calculus"},
-    "sweep": {"calculus"},
-    "report": {"calculus", "ledger"},
+    "ledger": {"calculus", "files"},
+    "sweep": {"calculus", "files"},
+    "report": {"calculus", "ledger", "files"},
     "files": set(),
     "convert": {"calculus", "model"},
     "reproduce": EVERYTHING | {"", "files"},

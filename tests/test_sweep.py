@@ -279,7 +279,7 @@ def test_dead_worker_is_reported_and_finished_runs_are_kept(tmp_path):
         ({1: np.ones(1)}, "name of an array.* got 1"),
         ({"": np.ones(1)}, "name of an array.* got ''"),
         ({"x\0": np.ones(1)}, "name of an array"),
-        ({"config": np.ones(1)}, "'config', which is taken"),
+        ({"config": np.ones(1)}, "other than config and digest"),
     ],
 )
 def test_result_that_is_no_dict_of_arrays(tmp_path, result, said):

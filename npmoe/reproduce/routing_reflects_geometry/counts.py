@@ -10,6 +10,7 @@ for one or more models; the last two may be missing. Counts know kinds of text, 
 of two models on one token.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,14 +102,20 @@ def read(path: Path | str) -> tuple[Counts, ...]:
     known = {"domains", "layers", *(model + ending for model in models for ending in _ENDINGS)}
     foreign = sorted(set(arrays) - known)
     if foreign:
-        raise ValueError(f"{path}: expected the keys {', '.join(sorted(known))}; got also {', '.join(foreign)}")
+        raise ValueError(f"{path}: expected the keys {', '.join(sorted(known))}; got also {_few(foreign)}")
     for key in ("domains", "layers"):
         if key not in arrays:
-            raise ValueError(f"{path}: expected the key {key}; got {', '.join(sorted(arrays)) or 'an empty file'}")
+            raise ValueError(f"{path}: expected the key {key}; got {_few(arrays)}")
     if not models:
-        raise ValueError(f"{path}: expected a key <model>_counts; got {', '.join(sorted(arrays))}")
+        raise ValueError(f"{path}: expected a key <model>_counts; got {_few(arrays)}")
     domains, layers = _axis(path, "domains", arrays["domains"], "U"), _axis(path, "layers", arrays["layers"], "iu")
     return tuple(_model(path, arrays, model, tuple(map(str, domains)), tuple(map(int, layers))) for model in models)
+
+
+def _few(keys: Iterable[str]) -> str:
+    """Some keys of a file, which may have any number of any length."""
+    found = sorted(keys)
+    return ", ".join(key[:60] for key in found[:5]) + " and more" * (len(found) > 5) or "an empty file"
 
 
 def _axis(path: Path, key: str, array: Array, kinds: str) -> Array:
