@@ -29,6 +29,7 @@ ROOMS = {
     "battery": EVERYTHING | {"", "convert", "verify", "files"},
     "checkpoint": EVERYTHING | {""},
     "testing": EVERYTHING | {"", "verify"},
+    "__main__": {""},
     "": {"model", "probe"},
 }
 

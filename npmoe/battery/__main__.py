@@ -19,14 +19,14 @@ ONLY = "cases by name, one or more; * stands for anything"
 PROG = "python -m npmoe.verify"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = PROG) -> argparse.ArgumentParser:
     """The options, as `--help` shows them."""
     p = argparse.ArgumentParser(
-        prog=PROG,
+        prog=prog,
         description="Hold other implementations of mixtures of experts against closed forms. Without a command: the "
         "battery, the same models in each framework, every answer in every arithmetic.",
         epilog="Exit status: 0 nothing differs by more than rounding could, 1 something does (--strict: might), "
-        f"2 the call was wrong or nothing could be asked. A command's own options: {PROG} check --help.",
+        f"2 the call was wrong or nothing could be asked. A command's own options: {prog} check --help.",
     )
     p.add_argument(
         "--framework",
@@ -49,13 +49,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--strict", action="store_true", help="exit 1 for answers that are doubtful, too")
     commands = p.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     dump = commands.add_parser(
-        "dump", help="write golden cases: weights, inputs and right answers", prog=f"{PROG} dump"
+        "dump", help="write golden cases: weights, inputs and right answers", prog=f"{prog} dump"
     )
     dump.add_argument("folder", type=Path, metavar="DIR")
     dump.add_argument("--raw", action="store_true", help="beside each .npz a folder of plain .f64 files, for C")
     dump.add_argument("--only", metavar="CASE", action="extend", nargs="+", help=ONLY)
     check = commands.add_parser(
-        "check", help="judge the answers that a program wrote beside them", prog=f"{PROG} check"
+        "check", help="judge the answers that a program wrote beside them", prog=f"{prog} check"
     )
     check.add_argument("folder", type=Path, metavar="DIR")
     check.add_argument("--answers", type=Path, metavar="DIR", help="where the answers are (DIR/answers)")
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--json", type=Path, metavar="FILE", help="the judgement as data")
     check.add_argument("--strict", action="store_true", help="exit 1 for answers that are doubtful, too")
     found = commands.add_parser(
-        "released", help="hold the mixtures of the installed transformers against ours", prog=f"{PROG} released"
+        "released", help="hold the mixtures of the installed transformers against ours", prog=f"{prog} released"
     )
     found.add_argument("family", nargs="*", help="such as mixtral; all unless given")
     found.add_argument("--json", type=Path, metavar="FILE", help="the findings as data")
@@ -76,10 +76,11 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse a call, carry it out, and return its exit status."""
-    p = parser()
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """Parse a call, carry it out, and return its exit status; `prog` is how it was called."""
+    p = parser(prog)
     args = p.parse_args(argv)
+    args.prog = prog
     try:
         return {None: _battery, "dump": _dump, "check": _check, "released": _released}[args.command](args)
     except (ValueError, TypeError, OSError) as error:
@@ -146,7 +147,7 @@ def _dump(args: argparse.Namespace) -> int:
     manifest = golden.dump(args.folder, raw=args.raw, only=args.only)
     cases = len(json.loads(manifest.read_text(encoding="utf-8"))["cases"])
     print(f"{cases} case{'s' * (cases != 1)} in {args.folder}, described in {args.folder / 'FORMAT.md'}")
-    print(f"write answers into {args.folder / 'answers'}, then: {PROG} check {shlex.quote(str(args.folder))}")
+    print(f"write answers into {args.folder / 'answers'}, then: {args.prog} check {shlex.quote(str(args.folder))}")
     return DONE
 
 

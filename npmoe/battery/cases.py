@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from npmoe.calculus import tree
+from npmoe.calculus.words import one_line
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.layers import Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
@@ -37,6 +38,9 @@ class Case:
     dy: Array
     weights: Array
     rounded: str = "float64"
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def _gelu(rng: np.random.Generator, d: int, h: int, o: int, activation: str = "gelu") -> GeluExpert:

@@ -15,6 +15,7 @@ import numpy as np
 import npmoe
 from npmoe.battery import frameworks, oracles
 from npmoe.calculus import tree
+from npmoe.calculus.words import one_line
 from npmoe.model.balance import Balance
 from npmoe.model.routing import top_k
 from npmoe.verify.balances import compare_balance
@@ -104,6 +105,9 @@ class Battery:
     second: tuple[Second, ...]
     elementary: tuple[Any, ...]
     off: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
     @property
     def verdict(self) -> str:

@@ -4,11 +4,29 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["finite", "floating", "integer", "matrix", "positive", "shaped", "weights", "widths"]
+__all__ = ["finite", "floating", "integer", "matrix", "positive", "shaped", "unmasked", "weights", "widths"]
 
 
 def _kind(value: Any) -> str:
     return f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else repr(type(value).__name__)
+
+
+def unmasked(name: str, value: Any) -> np.ndarray:
+    """`value` as an array.
+
+    Raises
+    ------
+    TypeError : for a masked array, whose mask nothing here would look at.
+
+    Examples
+    --------
+    >>> unmasked("x", np.ma.masked_invalid([1.0, np.nan]))
+    Traceback (most recent call last):
+    TypeError: expected x without a mask; got a masked array: leave masked rows out, or fill them
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"expected {name} without a mask; got a masked array: leave masked rows out, or fill them")
+    return np.asarray(value)
 
 
 def floating(name: str, value: Any) -> np.ndarray:
@@ -18,7 +36,7 @@ def floating(name: str, value: Any) -> np.ndarray:
     ------
     TypeError : if it is not an array of floats; integers are not converted behind the user's back.
     """
-    array = np.asarray(value)
+    array = unmasked(name, value)
     if array.dtype.kind not in "fc":
         raise TypeError(f"expected {name} to be an array of floats; got {_kind(value)}")
     return array

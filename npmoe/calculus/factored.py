@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npmoe.calculus import check
+from npmoe.calculus import check, words
 from npmoe.calculus.memory import keep_heap
 from npmoe.calculus.products import matmul
 from npmoe.calculus.threads import each, parts
+from npmoe.calculus.words import one_line
 
 __all__ = ["CACHED", "Factored", "Leading"]
 
@@ -31,6 +32,9 @@ class Leading(NamedTuple):
     values: Array
     residual: Array
     steps: int
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,6 +267,12 @@ class Factored:
             return Leading(np.zeros(0, self.S.dtype), np.zeros(0, self.S.dtype), 0)
         values, residual = (np.concatenate([getattr(one, name) for one in found]) for name in ("values", "residual"))
         return Leading(_rescale(values, sizes), residual, max(one.steps for one in found))
+
+    @words.never_raises
+    def __repr__(self) -> str:
+        (o, h), t, d = self.L.shape, len(self.S), self.R.shape[2]
+        terms = f"{t} term{'s' * (t != 1)} of {h} hidden"
+        return f"Factored({len(self)} Jacobians of {o} x {d}, {terms}, {words.dtype_of([self.L, self.S, self.R])})"
 
 
 def _golub_kahan(J: Factored, most: int, full: int, stop: float) -> Leading:

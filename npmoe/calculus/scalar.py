@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npmoe.calculus import check
+
 __all__ = ["ACTIVATIONS", "gelu", "gelu_curvature", "gelu_tanh", "logsumexp", "logsumexp_vjp", "normal", "silu"]
 __all__ += ["softmax", "softmax_vjp"]
 
@@ -72,7 +74,7 @@ def normal(z: Array) -> tuple[Array, Array]:
     >>> Phi.round(4), N.round(4)
     (array([0.5   , 0.8413]), array([0.3989, 0.242 ]))
     """
-    z = np.asarray(z)
+    z = check.unmasked("z", z)
     if np.iscomplexobj(z):  # the complex step of the tests; a table has no imaginary direction
         from scipy.special import ndtr  # here, not above: loading it takes longer than loading NumPy
 

@@ -29,6 +29,7 @@ import numpy as np
 
 from npmoe.calculus import check
 from npmoe.calculus.tree import named_leaves
+from npmoe.calculus.words import one_line
 from npmoe.convert.coverage import Coverage, Unused, coverage_of, unread
 from npmoe.convert.matching import (
     LAYOUTS,
@@ -72,6 +73,9 @@ class Converted(NamedTuple):
 
     layer: Any
     coverage: Coverage
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
     def read(self, arrays: Any) -> dict[str, Array]:
         """Arrays in their names and shapes (gradients, say) by the names of our leaves.

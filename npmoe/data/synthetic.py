@@ -9,6 +9,7 @@ import numpy as np
 
 from npmoe.calculus import check
 from npmoe.calculus.products import matmul
+from npmoe.calculus.words import one_line
 
 __all__ = ["Clusters", "Sequences", "SubspaceClusters", "Topics", "cluster_tasks", "clusters", "gaussian", "sequences"]
 __all__ += ["subspace_clusters", "teacher", "topics"]
@@ -40,6 +41,9 @@ class Clusters(NamedTuple):
     x: Array
     label: Array
     centres: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def clusters(rng: Rng, n: int, d: int, m: int = 8, spread: float = 0.5) -> Clusters:
@@ -94,6 +98,9 @@ class SubspaceClusters(NamedTuple):
     label: Array
     bases: Array
     angles: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def subspace_clusters(
@@ -165,6 +172,9 @@ class Topics(NamedTuple):
     between: Array
     within: Array
 
+    def __repr__(self) -> str:
+        return one_line(self)
+
 
 def topics(
     rng: Rng, n: int, d: int, m: int = 8, common: float = 1.0, spread: float = 0.5, direction: Array | None = None
@@ -232,6 +242,9 @@ class Sequences(NamedTuple):
     sequence: Array
     centres: Array
     direction: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def sequences(

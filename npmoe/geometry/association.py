@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.words import one_line
 from npmoe.geometry.rows import as_shares, as_usage, vanishing
 
 __all__ = ["Mantel", "information_chance", "mantel", "mutual_information", "partial_mantel", "random_table"]
@@ -89,7 +90,7 @@ def _table(table: Any) -> Array:
 
 def _integers(name: str, value: Any, ndim: int = 2) -> Array:
     """`value` as non-negative integers of so many axes."""
-    array = np.asarray(value)
+    array = check.unmasked(name, value)
     if array.dtype.kind not in "iu":
         raise TypeError(f"expected {name} to be counts, integers; got {array.dtype}")
     if array.ndim != ndim:
@@ -108,6 +109,9 @@ class Mantel(NamedTuple):
     r: float
     p: float
     null: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def mantel(
@@ -198,7 +202,7 @@ def _mantel_input(matrices: dict[str, Any], rng: Any, permutations: int, blocks:
 
 
 def _centred(name: str, value: Any) -> tuple[int, Array | None]:
-    A = np.array(value, np.float64)
+    A = np.array(check.unmasked(name, value), np.float64)
     if A.ndim != 2 or A.shape[0] != A.shape[1] or len(A) < 3:
         raise ValueError(f"expected {name} to be a square matrix of at least 3 rows; got shape {A.shape}")
     n = len(A)
@@ -217,7 +221,7 @@ def _centred(name: str, value: Any) -> tuple[int, Array | None]:
 
 def _places(blocks: Any, n: int) -> Array:
     """Rows of each sequence in their order, (sequences, length)."""
-    blocks = np.asarray(blocks)
+    blocks = check.unmasked("blocks", blocks)
     if blocks.shape != (n,):
         raise ValueError(f"expected blocks of shape ({n},), one label a row; got {blocks.shape}")
     _, label, sizes = np.unique(blocks, return_inverse=True, return_counts=True)

@@ -81,7 +81,7 @@ def as_basis(name: str, A: Array, ndim: int | None = None) -> Array:
 
 def undefined(A: Array) -> Array:
     """Which matrices (..., d, k) are NaN throughout, (...); none that are not floats, which others refuse."""
-    A = np.asarray(A)
+    A = check.unmasked("bases", A)
     return np.isnan(A).all(axis=(-2, -1)) & (A.size > 0) if A.ndim > 1 and A.dtype.kind == "f" else np.array(False)
 
 

@@ -113,7 +113,7 @@ def pairwise_angles(bases: Array) -> Array:
            [1.5708, 0.    ]])
     """
     check.shaped("bases", bases, ("E", "d", "r"))
-    bases = np.asarray(bases)
+    bases = check.unmasked("bases", bases)
     E, _, r = bases.shape
     none = undefined(bases)  # (E,)
     check.finite("bases", np.where(none[:, None, None], 0, bases))  # before the rest is renumbered

@@ -10,6 +10,7 @@ import numpy as np
 from npmoe.calculus import check
 from npmoe.calculus.products import matmul
 from npmoe.calculus.threads import each
+from npmoe.calculus.words import one_line
 
 __all__ = ["Axes", "Pca", "n_eff", "principal_axes", "weighted_pca"]
 
@@ -23,12 +24,18 @@ class Pca(NamedTuple):
     mean: Array
     n_eff: Array
 
+    def __repr__(self) -> str:
+        return one_line(self)
+
 
 class Axes(NamedTuple):
     """Eigenvalues of the covariances, descending (E, d), and eigenvectors as columns in their order, (E, d, d)."""
 
     eigenvalues: Array
     axes: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def n_eff(W: Array) -> Array:

@@ -21,7 +21,7 @@ vanishing = np.errstate(under="ignore")
 
 def as_sets(name: str, value: Any) -> Array:
     """`value` as sets, booleans (..., E)."""
-    array = np.asarray(value)
+    array = check.unmasked(name, value)
     if array.dtype != bool or array.ndim < 1:
         raise TypeError(
             f"expected {name} to be sets, booleans of shape (..., E); got {array.dtype} of shape {array.shape}"
@@ -34,7 +34,7 @@ def as_usage(name: str, value: Any) -> Array:
 
     So does anything below float32: float16 ends at 65 504, and sums of a few thousand shares are rounded away.
     """
-    array = np.asarray(value)
+    array = check.unmasked(name, value)
     if array.dtype.kind not in "buif" or array.ndim < 1:
         raise TypeError(
             f"expected {name} to be usage, numbers of shape (..., E); got {array.dtype} of shape {array.shape}"

@@ -160,6 +160,7 @@ def cosines(A: Array) -> Array:
     array([[1.    , 0.7071],
            [0.7071, 1.    ]])
     """
+    A = check.unmasked("A", A)
     flat = A.reshape(len(A), -1)
     norm = np.sqrt(np.einsum("ei,ei->e", flat, flat, dtype=np.float64))[:, None]
     total = np.zeros((len(A), len(A)))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from npmoe.calculus.words import one_line
 from npmoe.ledger.readings import Beside, Reading, Size, Statement
 from npmoe.ledger.results import beside_json, reading_json, size_json, statement_json
 from npmoe.ledger.verdicts import catching, holds, judge, opposite
@@ -43,6 +44,9 @@ class Claim:
     mute: bool = False
     options: str = ""
     statements: tuple[Statement, ...] = ()
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
     def __post_init__(self) -> None:
         if self.readings and self.statements:

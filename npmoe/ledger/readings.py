@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from npmoe.calculus.words import one_line
+
 __all__ = ["CORRELATION", "COUNT", "RATIO", "SHARE", "Beside", "Null", "Reading", "Size", "Statement"]
 
 RATIO, SHARE, COUNT, CORRELATION = math.log(1.1), 0.02, 1.0, 0.1  # margins: of log ratios, shares, counts, correlations
@@ -23,6 +25,9 @@ class Null:
     name: str
     kind: str
     values: tuple[float, ...]
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,9 @@ class Reading:
     nulls: tuple[Null, ...] = ()
     primary: bool = False
 
+    def __repr__(self) -> str:
+        return one_line(self)
+
     def __post_init__(self) -> None:
         if self.kind not in ("measure", "train"):
             raise ValueError(f"expected reading {self.name!r} of kind measure or train; got {self.kind!r}")
@@ -73,6 +81,9 @@ class Size(NamedTuple):
     values: tuple[float, ...]
     paper: tuple[float, float]
     unit: str
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
     def judgement(self) -> str:
         """Inside our seeds' range (within the paper's bound, where it gives one), within a factor 1.5, or outside."""
@@ -120,3 +131,6 @@ class Beside(NamedTuple):
     name: str
     says: str
     values: tuple[float, ...]
+
+    def __repr__(self) -> str:
+        return one_line(self)

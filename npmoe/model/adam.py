@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from npmoe.calculus.threads import each, parts
+from npmoe.calculus.words import one_line
 
 __all__ = ["Adam"]
 
@@ -68,3 +69,6 @@ class AdamState:
     m: np.ndarray
     v: np.ndarray
     t: int = 0
+
+    def __repr__(self) -> str:
+        return one_line(self)

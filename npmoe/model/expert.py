@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npmoe.calculus import check
+from npmoe.calculus import check, tree, words
 from npmoe.calculus.factored import Factored
 from npmoe.calculus.products import matmul
 from npmoe.calculus.scalar import ACTIVATIONS, gelu_curvature, silu
+from npmoe.calculus.words import one_line
 
 __all__ = ["Expert", "GeluExpert", "SwigluExpert"]
 
@@ -53,6 +54,9 @@ class GeluTrace(NamedTuple):
     x: Array
     a: Array
     slope: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +143,11 @@ class GeluExpert(Expert):
         M = matmul(self.W2.T, self.W2) * matmul(self.W1, self.W1.T) ** 2  # (h, h)
         return np.sqrt(np.maximum(np.einsum("nh,nh->n", matmul(c, M), c), 0))
 
+    @words.never_raises
+    def __repr__(self) -> str:
+        kind = "" if self.activation == "gelu" else f", {self.activation}"
+        return f"GeluExpert({words.sizes(self)}{kind}, {words.dtype_of(tree.leaves(self))})"
+
 
 class SwigluTrace(NamedTuple):
     """What `SwigluExpert.vjp` reads: x (n, d); b = silu(a), its slope, and u, all (n, h)."""
@@ -147,6 +156,9 @@ class SwigluTrace(NamedTuple):
     b: Array
     slope: Array
     u: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,3 +217,7 @@ class SwigluExpert(Expert):
         """Two terms with one L: S_1 = silu'(a) u with R_1 = Wg, S_2 = silu(a) with R_2 = Wu."""
         _, (_, b, slope, u) = self.forward(check.finite("x", check.floating("x", x)))
         return Factored(L=self.Wd, S=np.stack([slope * u, b]), R=np.stack([self.Wg, self.Wu]))
+
+    @words.never_raises
+    def __repr__(self) -> str:
+        return f"SwigluExpert({words.sizes(self)}, {words.dtype_of(tree.leaves(self))})"

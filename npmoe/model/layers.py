@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npmoe.calculus import check
+from npmoe.calculus import check, tree, words
 from npmoe.calculus.products import matmul
 from npmoe.calculus.scalar import ACTIVATIONS
+from npmoe.calculus.words import one_line
 
 __all__ = ["Linear", "RMSNorm", "Residual", "Stack"]
 
@@ -22,6 +23,9 @@ class LinearTrace(NamedTuple):
 
     x: Array
     slope: Array | None
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +83,20 @@ class Linear:
         ones = np.ones((len(x), self.W.shape[0]), self.W.dtype) if slope is None else slope
         return ones[:, :, None] * self.W
 
+    @words.never_raises
+    def __repr__(self) -> str:
+        kind = f", {self.activation}" if self.activation else ""
+        return f"Linear({words.sizes(self)}{kind}, {words.dtype_of(tree.leaves(self))})"
+
 
 class RMSNormTrace(NamedTuple):
     """What `RMSNorm.vjp` reads: x (n, d) and 1/r (n, 1)."""
 
     x: Array
     inverse: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +151,10 @@ class RMSNorm:
         outer = x[:, :, None] * x[:, None, :] * inverse**2 / x.shape[1]
         return self.gamma[:, None] * (np.eye(x.shape[1], dtype=x.dtype) - outer) * inverse
 
+    @words.never_raises
+    def __repr__(self) -> str:
+        return f"RMSNorm({len(self.gamma)}, eps {self.eps:.2g}, {self.gamma.dtype})"
+
 
 @dataclass(frozen=True, eq=False)
 class Residual:
@@ -175,6 +191,10 @@ class Residual:
     def jacobian(self, x: Array) -> Array:
         """(n, d, d)."""
         return np.eye(x.shape[1], dtype=x.dtype) + self.layer.jacobian(x)
+
+    @words.never_raises
+    def __repr__(self) -> str:
+        return words.cut(f"Residual({self.layer!r}", ")")
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,3 +248,7 @@ class Stack:
             x, _ = before.forward(x)
             J = matmul(layer.jacobian(x), J)
         return J
+
+    @words.never_raises
+    def __repr__(self) -> str:
+        return words.cut(f"Stack({', '.join(map(repr, self.layers))}", ")")

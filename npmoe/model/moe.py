@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npmoe.calculus import check
+from npmoe.calculus import check, tree, words
 from npmoe.calculus.factored import CACHED, Factored
 from npmoe.calculus.products import matmul
 from npmoe.calculus.threads import each, parts
+from npmoe.calculus.words import one_line
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.routing import Routing, gates_jacobian, route, route_vjp
 
@@ -28,6 +29,9 @@ class MoETrace(NamedTuple):
     rows: tuple[Array | slice, ...]
     outputs: tuple[Array, ...]
     traces: tuple[Any, ...]
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,3 +249,12 @@ class MoE:
 
         each(fill, range(len(self.experts)), self.experts)
         return F
+
+    @words.never_raises
+    def __repr__(self) -> str:
+        routing = "soft" if self.k == len(self.experts) else f"top {self.k}"
+        parts = [words.counted([words.kind(f) for f in self.experts]), routing]
+        parts += ["renormalized" if self.renormalize else "not renormalized"] * (self.k < len(self.experts))
+        parts += [f"temperature {self.temperature:.4g}"] * (self.temperature != 1)
+        parts += ["with a bias"] * (self.bias is not None)
+        return words.cut(f"MoE({', '.join(parts)}", f", {words.dtype_of(tree.leaves(self))})")

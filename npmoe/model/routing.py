@@ -12,6 +12,7 @@ import numpy as np
 from npmoe.calculus import check
 from npmoe.calculus.products import matmul
 from npmoe.calculus.scalar import softmax, softmax_vjp
+from npmoe.calculus.words import one_line
 
 __all__ = ["Routing", "gates_jacobian", "mask", "route", "route_vjp", "top_k"]
 
@@ -25,6 +26,9 @@ class Routing(NamedTuple):
     chosen: Array
     on: Array
     q: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def top_k(scores: Array, k: int) -> Array:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.words import one_line
 from npmoe.probe.scores import hidden_states, sums_to_one
 from npmoe.probe.site import Site
 
@@ -24,6 +25,9 @@ class Ambiguity(NamedTuple):
     individual: Array
     spread: Array
     relative: float
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def ambiguity(site: Site, y: Array) -> Ambiguity:

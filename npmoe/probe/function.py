@@ -13,6 +13,7 @@ import numpy as np
 from npmoe.calculus.factored import Factored
 from npmoe.calculus.products import matmul
 from npmoe.calculus.threads import LONG, each
+from npmoe.calculus.words import one_line
 from npmoe.geometry.spectra import energy
 from npmoe.probe.site import Site, Visit, visits
 
@@ -94,6 +95,22 @@ class Survey(NamedTuple):
 
     norms: Array
     means: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
+
+    def table(self) -> dict[str, Array]:
+        """The norms by their names, each (E,): what ``pandas.DataFrame`` takes as it is, a row for each expert.
+
+        Examples
+        --------
+        >>> import npmoe
+        >>> rng = np.random.default_rng(0)
+        >>> s = npmoe.site(npmoe.init.gelu_moe(rng, E=4, d=3, h=5, k=2), rng.standard_normal((9, 3)))
+        >>> list(survey(s).table())[:2]
+        ['sigma mean', 'sigma token']
+        """
+        return dict(zip(NORMS, self.norms.T, strict=True))
 
 
 def survey(site: Site, over: str = "routed", tokens: bool = True, tol: float = 1e-6) -> Survey:
@@ -185,6 +202,9 @@ class TokenSpectra(NamedTuple):
     energy: Array
     energy_sigma: Array
 
+    def __repr__(self) -> str:
+        return one_line(self)
+
 
 def token_spectra(site: Site, over: str = "routed") -> TokenSpectra:
     """Exact spectra of every token's Jacobian, streamed, and averaged for each expert ("the mean of the SVDs")."""
@@ -254,6 +274,9 @@ class LayerNorms(NamedTuple):
     experts: Array
     whole: Array
     share: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def layer_norms(site: Site) -> LayerNorms:

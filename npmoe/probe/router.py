@@ -12,6 +12,7 @@ import numpy as np
 
 from npmoe.calculus import check
 from npmoe.calculus.products import matmul
+from npmoe.calculus.words import one_line
 from npmoe.probe.scores import EPS, hidden_states, router_weights, seen_by_router
 from npmoe.probe.site import Site
 
@@ -90,6 +91,9 @@ class RowShare(NamedTuple):
     share: float
     chance: float
 
+    def __repr__(self) -> str:
+        return one_line(self)
+
 
 def row_share(site: Site, center: bool = True) -> RowShare:
     """Share of the hidden states' variance (second moment, where not centred) that lies inside row(C W), beside r/d.
@@ -125,6 +129,9 @@ class MeanResponse(NamedTuple):
     relative: float
     chance: float
     centred: float
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def mean_response(site: Site) -> MeanResponse:

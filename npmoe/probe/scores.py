@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npmoe.calculus.products import matmul
+from npmoe.calculus.words import one_line
 from npmoe.probe.site import Site
 
 __all__ = [
@@ -80,6 +81,9 @@ class Seen(NamedTuple):
     sigma: Array
     row: Array
     zero: float
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def seen_by_router(site: Site, probe: str) -> Seen:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npmoe.calculus import check
+from npmoe.calculus import check, words
 from npmoe.calculus.factored import Factored
+from npmoe.calculus.words import one_line
 from npmoe.model.expert import Expert
 from npmoe.model.layers import Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
@@ -27,6 +28,9 @@ class Router:
     """A mixture's router: scores(x), gates(x), jacobian(x) -> (n, E, d), its matrix (E, d) and bias (E,) or None."""
 
     moe: MoE
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
     @property
     def matrix(self) -> Array:
@@ -67,6 +71,9 @@ class Before(NamedTuple):
     norm: Any | None
     x: Array | None
     residual: bool
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +127,7 @@ class Site:
         if (self.gates < 0).any():
             raise ValueError(f"expected gates of {of} to be non-negative; got {self.gates.min()}")
         if self.chosen is not None:
-            chosen = np.asarray(self.chosen)
+            chosen = check.unmasked(f"chosen of {of}", self.chosen)
             if chosen.dtype.kind not in "iu" or chosen.ndim != 2 or len(chosen) != n:
                 raise ValueError(
                     f"expected chosen of {of} as integers of shape ({n}, k); got {chosen.dtype} of shape {chosen.shape}"
@@ -161,6 +168,15 @@ class Site:
             return np.arange(self.n)
         return np.flatnonzero((self.chosen == e).any(axis=1))
 
+    @words.never_raises
+    def __repr__(self) -> str:
+        parts = [f"{self.n} tokens of width {self.x.shape[1]}", words.experts(self.experts, self.E)]
+        if self.chosen is not None:
+            parts.append(f"top {self.chosen.shape[1]}")
+        parts += ["no router"] * (self.router is None)
+        parts += [f"labels {', '.join(self.labels)}"] * bool(self.labels)
+        return words.cut(f"Site({repr(self.name) + ': ' if self.name else ''}{', '.join(parts)}", f", {self.x.dtype})")
+
 
 @dataclass(frozen=True, eq=False)
 class Visit:
@@ -171,6 +187,9 @@ class Visit:
     rows: Array
     weights: Array
     x: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
     @cached_property
     def J(self) -> Factored:

@@ -11,6 +11,7 @@ import numpy as np
 from npmoe.calculus import check
 from npmoe.calculus.products import matmul
 from npmoe.calculus.scalar import logsumexp, softmax
+from npmoe.calculus.words import one_line
 from npmoe.model.routing import mask, top_k
 from npmoe.probe.scores import (
     hidden_states,
@@ -44,6 +45,9 @@ class Statement(NamedTuple):
     violations: int
     worst: float
     broken: int = 0
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 class Statements(tuple[Statement, ...]):

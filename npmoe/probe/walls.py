@@ -12,6 +12,7 @@ import numpy as np
 from npmoe.calculus import check
 from npmoe.calculus.products import matmul
 from npmoe.calculus.threads import parts
+from npmoe.calculus.words import one_line
 from npmoe.model.routing import mask, top_k
 from npmoe.probe.scores import hidden_states, routed_count, router_weights, score_rounding
 from npmoe.probe.site import Site
@@ -34,6 +35,9 @@ class Radius(NamedTuple):
     radius: Array
     inside: Array
     outside: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def radius(site: Site) -> Radius:
@@ -147,6 +151,9 @@ class Wall(NamedTuple):
     norm: Array
     radius: Array
     jump: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def wall(site: Site, rng: Rng, eps: Iterable[float] = tuple(10.0 ** np.arange(-4, 2.25, 0.5))) -> Wall:

@@ -27,10 +27,13 @@ def _words() -> str:
     return " ".join(paper.word for paper in PAPERS)
 
 
-def parser() -> argparse.ArgumentParser:
+PROG = "python -m npmoe.reproduce"
+
+
+def parser(prog: str = PROG) -> argparse.ArgumentParser:
     """The options, as `--help` shows them."""
     p = argparse.ArgumentParser(
-        prog="python -m npmoe.reproduce",
+        prog=prog,
         description="Reproduce a paper's claims: each beside our number, its spread over seeds and what chance gives.",
         epilog="Exit status: 0 done, 1 a check that was asked for failed, 2 the call was wrong. "
         "A killed run continues where it stopped when it is called again.",
@@ -90,9 +93,9 @@ def claims_of(what: Sequence[str]) -> Asked:
     return [(paper, paper.in_order(wanted[paper.word])) for paper in PAPERS if wanted[paper.word]]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse a call, carry it out, and return its exit status."""
-    p = parser()
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """Parse a call, carry it out, and return its exit status; `prog` is how it was called."""
+    p = parser(prog)
     args = p.parse_args(argv)
     try:
         asked = claims_of(args.what)
@@ -119,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(f"  {note}")
         return WRONG
     except KeyboardInterrupt:
-        call = " ".join(["python -m npmoe.reproduce", *(argv if argv is not None else sys.argv[1:])])
+        call = " ".join([prog, *(argv if argv is not None else sys.argv[1:])])
         say(f"\ninterrupted; finished runs are in {args.output / 'runs'}. The same call continues there: {call}")
         return INTERRUPTED
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npmoe.calculus.words import one_line
 from npmoe.ledger import Beside, Claim, Null, Reading, Size, Statement
 
 __all__ = ["Across", "Axis", "Experiment", "Models", "Results", "Role", "Run", "Spec", "Statistic", "Trial", "Way"]
@@ -50,6 +51,9 @@ class Run:
     config: Any
     arrays: Arrays = field(repr=False)
 
+    def __repr__(self) -> str:
+        return one_line(self)
+
     def __getitem__(self, name: str) -> Array:
         return self.arrays[name]
 
@@ -60,6 +64,9 @@ class Models:
 
     seed: int
     runs: Mapping[str, Run]
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
     def __getitem__(self, role: str) -> Run:
         return self.runs[role]
@@ -114,6 +121,9 @@ class Spec:
     exact: Callable[[Sequence[Models]], tuple[Statement, ...]] | None = None
     once: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return one_line(self)
+
     def readings(self, full: bool) -> tuple[Way, ...]:
         """The ways that a call in full, or one that is not, measures."""
         return tuple(way for way in self.ways if full or not way.full)
@@ -145,6 +155,9 @@ class Experiment:
     measured: Callable[[Any], Any] | None = None
     lean: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return one_line(self)
+
     @property
     def ids(self) -> tuple[str, ...]:
         """The claims' ids, in order."""
@@ -173,6 +186,9 @@ class Trial:
     full: bool
     seeds: int
     quick: bool = False
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
     @property
     def base(self) -> Any:

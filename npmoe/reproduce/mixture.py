@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npmoe.calculus.words import one_line
 from npmoe.data import synthetic
 from npmoe.model import init
 from npmoe.model.layers import Residual, RMSNorm, Stack
@@ -83,6 +84,9 @@ class Batch(NamedTuple):
     x: Array
     y: Array
     label: Array | None
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def batch(config: Config) -> Batch:

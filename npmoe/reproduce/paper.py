@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from npmoe.calculus.words import one_line
 from npmoe.ledger import Claim
 from npmoe.reproduce.experiment import Experiment, Results, Trial
 from npmoe.sweep import reached, source_hash
@@ -46,6 +47,9 @@ class Paper:
     computes: Mapping[type, Callable[..., Arrays]]
     figures: Callable[[Results, Trial], dict[str, Any]]
     notes: Callable[[list[Claim], Trial], list[str]]
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
     @property
     def ids(self) -> tuple[str, ...]:

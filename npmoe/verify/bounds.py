@@ -13,6 +13,7 @@ import numpy as np
 
 from npmoe.calculus import tree
 from npmoe.calculus.scalar import softmax
+from npmoe.calculus.words import one_line
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.layers import Linear, Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
@@ -32,6 +33,9 @@ class Jacobians(NamedTuple):
     error: Array
     size: Array
 
+    def __repr__(self) -> str:
+        return one_line(self)
+
 
 class Margin(NamedTuple):
     """How far each token is from another choice, and how far rounding may move it: both (n,).
@@ -42,6 +46,9 @@ class Margin(NamedTuple):
     gap: Array
     noise: Array
     reach: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def _unknown(layer: Any) -> TypeError:

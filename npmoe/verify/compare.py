@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npmoe.calculus.words import one_line
 from npmoe.model.moe import MoE
 from npmoe.verify.diagnose import clues
 from npmoe.verify.judge import FINE, OPEN, OTHER, Part, judge, listed, none, statuses
@@ -176,6 +177,9 @@ class Typed(NamedTuple):
 
     array: Array
     arithmetic: str
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def _again(candidate: Callable[..., Any], x: Array, dy: Array | None, answers: Any, report: Report) -> list[str]:

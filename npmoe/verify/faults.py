@@ -14,6 +14,7 @@ import numpy as np
 from npmoe.calculus import tree
 from npmoe.calculus.products import matmul
 from npmoe.calculus.scalar import ACTIVATIONS
+from npmoe.calculus.words import one_line
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.layers import Linear, Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
@@ -33,6 +34,9 @@ class Fault(NamedTuple):
     words: str
     layer: Any
     alone: tuple[Any, ...] = ()
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def _once(layer: Any) -> Iterable[Any]:
@@ -363,6 +367,9 @@ class WrongDerivative:
 
     layer: Any
     jacobian: Callable[[Array], Array]
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
     @property
     def widths(self) -> tuple[int, ...]:

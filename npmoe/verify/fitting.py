@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npmoe.calculus.words import one_line
 from npmoe.verify import bounds
 from npmoe.verify.judge import FINE, Part
 from npmoe.verify.reference import Reference, kind_of
@@ -48,6 +49,9 @@ class Seen(NamedTuple):
     ratio: Array
     off: Array
     used: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def rows_of(array: Array, part: Part) -> Array:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npmoe.calculus.words import one_line
 from npmoe.verify.reference import Allowed
 from npmoe.verify.rounding import Arithmetic
 
@@ -71,6 +72,9 @@ class Part:
     ours: Array
     theirs: Array
     remarks: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
     @property
     def largest(self) -> float:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npmoe.calculus import check, tree
+from npmoe.calculus.words import one_line
 from npmoe.model.moe import MoE
 from npmoe.model.routing import top_k
 from npmoe.verify import bounds
@@ -44,6 +45,9 @@ class Allowed(NamedTuple):
     usual: Array
     worst: Array
 
+    def __repr__(self) -> str:
+        return one_line(self)
+
 
 def kind_of(name: str) -> str:
     """The name without its label."""
@@ -64,6 +68,9 @@ class Reference:
     arithmetic: Arithmetic
     step: float = 0.0
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
     @cached_property
     def margin(self) -> bounds.Margin:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from npmoe.calculus import words as words_of
 from npmoe.verify.diagnose import Clue
 from npmoe.verify.judge import Part, worst
 from npmoe.verify.reference import ROWWISE, kind_of
@@ -68,6 +69,10 @@ class Report:
     def json(self) -> dict[str, Any]:
         """The report as plain data."""
         return plain(self)
+
+    @words_of.never_raises
+    def __repr__(self) -> str:
+        return words_of.cut(f"Report({self.name}: {self.verdict}, {len(self.parts)} answers", f", {self.arithmetic})")
 
 
 def words(report: Report) -> str:

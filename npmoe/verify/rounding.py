@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npmoe.calculus.scalar import ACTIVATIONS
+from npmoe.calculus.words import one_line
 
 __all__ = ["ARITHMETICS", "Arithmetic", "Rounded", "Rounding"]
 
@@ -81,6 +82,9 @@ class Rounded(NamedTuple):
 
     value: Array
     error: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
     def at(self, index: Any) -> "Rounded":
         """The same part of both."""

@@ -14,6 +14,7 @@ import numpy as np
 from npmoe.battery.cases import named
 from npmoe.battery.golden.answered import read_answers, said_by
 from npmoe.battery.golden.manifest import GIVEN, SCHEMA, read_entries
+from npmoe.calculus.words import one_line
 from npmoe.files import FileError, arrays_in
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.moe import MoE
@@ -47,6 +48,9 @@ class Checked:
     unanswered: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
     asked: bool = False
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
     @property
     def verdict(self) -> str:

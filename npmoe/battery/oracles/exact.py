@@ -29,6 +29,7 @@ from npmoe.battery.oracles.program import (
     tokens_of,
 )
 from npmoe.calculus import check
+from npmoe.calculus.words import one_line
 from npmoe.model.balance import Balance
 from npmoe.model.moe import MoE
 
@@ -42,6 +43,9 @@ class Exact(NamedTuple):
 
     value: Array
     rest: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def rounded_to_floats(numbers: Any) -> Exact:

@@ -12,6 +12,7 @@ from npmoe.battery.oracles.exact import Exact, answers, rounded_to_floats, ulps
 from npmoe.battery.oracles.program import Field, Number, gelu, gelu_tanh, lifted_to, mpmath_field, silu, softmax_of
 from npmoe.battery.oracles.steps import room
 from npmoe.calculus import scalar, tree
+from npmoe.calculus.words import one_line
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.layers import Linear, Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
@@ -28,6 +29,9 @@ class Case(NamedTuple):
     layer: Any
     x: Array
     dy: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def handful() -> list[Case]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npmoe.calculus import check, tree
+from npmoe.calculus.words import one_line
 from npmoe.model.expert import GeluExpert, SwigluExpert
 from npmoe.model.layers import Linear, Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
@@ -112,6 +113,9 @@ class Run(NamedTuple):
     F: Field
     p: dict[str, Array]
     choices: Choices
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def dot_of(F: Field, w: Iterable[Number], x: Iterable[Number]) -> Number:

@@ -9,6 +9,7 @@ import numpy as np
 
 from npmoe.calculus import check
 from npmoe.calculus.products import matmul
+from npmoe.calculus.words import one_line
 from npmoe.geometry.overlap.measures import MEASURES, measure_named, top_p
 from npmoe.geometry.rows import as_rows, as_sets, as_shares, both_as, scaled, vanishing
 
@@ -31,7 +32,7 @@ def split_halves(n: int, rng: np.random.Generator, groups: Array | None = None) 
     check.integer("n", n, 2)
     if groups is None:
         return rng.permutation(n) < n // 2
-    groups = np.asarray(groups)
+    groups = check.unmasked("groups", groups)
     if groups.shape != (n,):
         raise ValueError(f"expected groups of shape ({n},), one label a token; got {groups.shape}")
     labels, group = np.unique(groups, return_inverse=True)
@@ -90,6 +91,9 @@ class Matched(NamedTuple):
     in_sample: float
     held_out: float
     permutation: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def match(P: Array, Q: Array) -> Array:
@@ -156,12 +160,12 @@ def matched_overlap(
     function, kind, _ = measure_named(measure)
     if kind == "sets":
         both_as(as_sets, P, Q)
-    P, Q = np.asarray(P), np.asarray(Q)
+    P, Q = check.unmasked("P", P), check.unmasked("Q", Q)
     if halves is None:
         if rng is None:
             raise ValueError("expected rng or halves; got neither")
         halves = split_halves(len(P), rng)
-    halves = np.asarray(halves)
+    halves = check.unmasked("halves", halves)
     if halves.dtype != bool or halves.shape != (len(P),):
         raise ValueError(
             f"expected halves as booleans of shape ({len(P)},), the tokens; got {halves.dtype} of shape {halves.shape}"

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npmoe.calculus.products import matmul
+from npmoe.calculus.words import one_line
 from npmoe.geometry.rows import as_sets, as_shares, as_usage, both_as, ratio, scaled, vanishing
 
 __all__ = [
@@ -209,6 +210,9 @@ class Measure(NamedTuple):
     function: Callable[[Array, Array], Array]
     kind: str
     sense: str
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 #: name -> (function, kind, sense)

@@ -11,6 +11,7 @@ import numpy as np
 
 from npmoe.calculus import check
 from npmoe.calculus.scalar import softmax
+from npmoe.calculus.words import one_line
 from npmoe.model.balance.losses import OPTIONS, Balance, checked_layers, pooled, scale_of
 
 __all__ = ["Conventions", "Match", "conventions"]
@@ -26,6 +27,9 @@ class Match(NamedTuple):
     value: float
     difference: float
 
+    def __repr__(self) -> str:
+        return one_line(self)
+
 
 class Conventions(NamedTuple):
     """number, tolerance, how many were tried, the matches, nearest first, and the nearest of all; prints as a table."""
@@ -35,6 +39,9 @@ class Conventions(NamedTuple):
     tried: int
     matches: tuple[Match, ...]
     nearest: Match
+
+    def __repr__(self) -> str:
+        return f"Conventions({self.number:.6g}: {len(self.matches)} of {self.tried} match)"
 
     def __str__(self) -> str:
         found = f"{len(self.matches)} match" if self.matches else "none matches; the nearest"

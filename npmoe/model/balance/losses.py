@@ -13,6 +13,7 @@ import numpy as np
 from npmoe.calculus import check
 from npmoe.calculus.products import matmul
 from npmoe.calculus.scalar import logsumexp, logsumexp_vjp, softmax, softmax_vjp
+from npmoe.calculus.words import one_line
 from npmoe.model.routing import mask as on_mask
 
 __all__ = ["OPTIONS", "Balance", "RouterGradient", "checked_batch", "checked_layers", "gradients", "pooled", "scale_of"]
@@ -86,6 +87,9 @@ class Balance:
     layers: str = "mean"
     mask: Array | None = None
 
+    def __repr__(self) -> str:
+        return one_line(self)
+
     def __post_init__(self) -> None:
         for name, options in OPTIONS.items():
             got = getattr(self, name)
@@ -115,7 +119,7 @@ def checked_batch(scores: Any, chosen: Any) -> tuple[Array, Array]:
     n, E = scores.shape
     if not n or not E:
         raise ValueError(f"expected scores of at least one token and one expert; got shape {scores.shape}")
-    chosen = np.asarray(chosen)
+    chosen = check.unmasked("chosen", chosen)
     if chosen.dtype.kind not in "iu":
         raise TypeError(f"expected chosen to be an array of integers; got {chosen.dtype}")
     if chosen.ndim != 2 or len(chosen) != n or not 1 <= chosen.shape[1] <= E:
@@ -133,7 +137,7 @@ def _shares(mask: Any, n: int) -> Array:
     """What each token counts, (n,), of sum 1."""
     if mask is None:
         return np.full(n, 1 / n)
-    mask = np.asarray(mask)
+    mask = check.unmasked("mask", mask)
     if mask.shape != (n,):
         raise ValueError(
             f"expected mask of shape ({n},); got {mask.shape}: a mask is that of one fixed batch, a number for each of "
@@ -269,6 +273,9 @@ class RouterGradient(NamedTuple):
     router: Array
     x: Array
     bias: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def gradients(result: tuple[float, Array] | Array, x: Array, router: Array, temperature: float = 1.0) -> RouterGradient:

@@ -10,6 +10,7 @@ import numpy as np
 
 from npmoe.calculus import check
 from npmoe.calculus.products import matmul
+from npmoe.calculus.words import one_line
 from npmoe.model.balance.losses import checked_batch
 
 __all__ = ["UniformLaw", "batch_term", "uniform_law"]
@@ -31,6 +32,9 @@ class UniformLaw(NamedTuple):
     soft: Array
     held: Array
     hard: Array | None
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def uniform_law(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npmoe.calculus.products import matmul
+from npmoe.calculus.words import one_line
 from npmoe.data import synthetic
 from npmoe.model import init
 from npmoe.model.balance import Balance
@@ -75,6 +76,9 @@ class Batch(NamedTuple):
     y: Array
     topic: Array
     sequence: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def batch(config: Config) -> Batch:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npmoe.calculus import check
+from npmoe.calculus.words import one_line
 from npmoe.files import read_arrays
 from npmoe.geometry import association, overlap
 from npmoe.geometry.evenness import cv, entropy_share, gini, jain, max_over_mean
@@ -71,6 +72,9 @@ class Counts:
     top1: Array | None = None
     crosslayer: Array | None = None
     k: int | None = None
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 # Reading
@@ -221,6 +225,9 @@ class Estimate(NamedTuple):
     low: Array
     high: Array
 
+    def __repr__(self) -> str:
+        return one_line(self)
+
 
 class Between(NamedTuple):
     """Usage of two kinds of text, mean over pairs, by measure: (L,) each.
@@ -237,11 +244,17 @@ class Between(NamedTuple):
     information_chance: Array
     sizes: Array
 
+    def __repr__(self) -> str:
+        return one_line(self)
+
 
 class Evenness(NamedTuple):
     """How evenly experts are used, by name of the index: (D, L) each."""
 
     indices: dict[str, Estimate]
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 class Links(NamedTuple):
@@ -257,6 +270,9 @@ class Links(NamedTuple):
     chance: Array
     null_max: Array
     ranks: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def between(c: Counts, rng: np.random.Generator, draws: int = 200, p: float = P) -> Between:
