@@ -13,8 +13,8 @@ from test_verify import as_float32, batch, everything
 
 from npmoe.battery import frameworks, oracles
 from npmoe.battery import table as battery
-from npmoe.battery.__main__ import main
 from npmoe.battery.cases import battery_cases, cases
+from npmoe.battery.command import main
 from npmoe.calculus import tree
 from npmoe.model.balance import Balance
 from npmoe.model.moe import MoE
@@ -62,7 +62,7 @@ def install(monkeypatch):
     def put(module):
         monkeypatch.setattr(frameworks, "FRAMEWORKS", {"fake": "nowhere"})
         monkeypatch.setattr(frameworks, "load", lambda name: {"fake": module}[name])
-        monkeypatch.setattr("npmoe.battery.__main__.FRAMEWORKS", {"fake": "nowhere"})
+        monkeypatch.setattr("npmoe.battery.command.FRAMEWORKS", {"fake": "nowhere"})
 
     return put
 

@@ -1,4 +1,4 @@
-"""`python -m npmoe.verify`: other frameworks held against closed forms; golden files for programs in any language."""
+"""The command `python -m npmoe.verify`: frameworks held against closed forms, golden files, released models."""
 
 import argparse
 import difflib
@@ -179,7 +179,3 @@ def _released(args: argparse.Namespace) -> int:
     if args.json:
         releases.write(found, args.json)
     return FAILED if any(f.verdict == "fault" for f in found) else DONE
-
-
-if __name__ == "__main__":
-    sys.exit(main())
