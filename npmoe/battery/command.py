@@ -95,15 +95,15 @@ def _say(text: str) -> None:
 
 
 def _battery(args: argparse.Namespace) -> int:
-    from npmoe.battery import table
     from npmoe.battery.cases import battery_cases
+    from npmoe.battery.run import run
     from npmoe.report.battery import write_battery  # here: SciPy and the pages take a second, which --help need not
 
     names = _frameworks(args.framework or ["all"])
     start = time.monotonic()
     # the small cases of mpmath are others than those that were asked for
     exact = args.only is None
-    found = table.run(names, battery_cases(args.only), arithmetics=args.arithmetic, exact=exact, progress=_progress)
+    found = run(names, battery_cases(args.only), arithmetics=args.arithmetic, exact=exact, progress=_progress)
     data = found.json() | {"command": _call(args)}
     write_json(args.output / "verify.json", data)
     page = write_battery(data, args.output)
