@@ -12,9 +12,10 @@ from test_balance import FORMS
 from test_verify import as_float32, batch, everything
 
 from npmoe.battery import frameworks, oracles
-from npmoe.battery import table as battery
-from npmoe.battery.__main__ import main
+from npmoe.battery import run as battery
 from npmoe.battery.cases import battery_cases, cases
+from npmoe.battery.command import main
+from npmoe.battery.table import GROUPS
 from npmoe.calculus import tree
 from npmoe.model.balance import Balance
 from npmoe.model.moe import MoE
@@ -62,7 +63,7 @@ def install(monkeypatch):
     def put(module):
         monkeypatch.setattr(frameworks, "FRAMEWORKS", {"fake": "nowhere"})
         monkeypatch.setattr(frameworks, "load", lambda name: {"fake": module}[name])
-        monkeypatch.setattr("npmoe.battery.__main__.FRAMEWORKS", {"fake": "nowhere"})
+        monkeypatch.setattr("npmoe.battery.command.FRAMEWORKS", {"fake": "nowhere"})
 
     return put
 
@@ -77,7 +78,7 @@ def test_a_framework_that_is_right(install):
     assert found.ok, str(found)
     assert found.verdict == "agrees"
     assert {entry.arithmetic for entry in found.entries} == {"float64", "float32"}
-    assert {entry.group for entry in found.entries} == set(battery.GROUPS)
+    assert {entry.group for entry in found.entries} == set(GROUPS)
     assert found.off == ()
     assert {row.who for row in found.exact} == {"npmoe", "fake"}
     assert max(row.units for row in found.exact if row.group == "output") < 20

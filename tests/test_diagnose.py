@@ -12,10 +12,13 @@ from test_verify import batch, drawn, everything, moe_and_x, one_expert
 from npmoe import GeluExpert, Residual, RMSNorm, Stack
 from npmoe.calculus import tree
 from npmoe.model.balance import Balance
+from npmoe.model.moe import MoE
 from npmoe.model.routing import gates_jacobian
 from npmoe.testing import assert_jacobian_close
 from npmoe.verify import compare, compare_answers, compare_balance
+from npmoe.verify import faults as tables
 from npmoe.verify.compare import Missing
+from npmoe.verify.faults import Row
 from npmoe.verify.reference import reference
 from npmoe.verify.rounding import ARITHMETICS
 
@@ -165,6 +168,64 @@ def test_of_what_is_planted_the_right_is_named_or_nothing(setting):
     assert not wrong, wrong
     # of half precision changes of rows are not named at all
     assert silent <= {"float64": 0, "float32": 2, "bfloat16": len(SETTINGS)}[arithmetic]
+
+
+# ---- a new fault is a row --------------------------------------------------------------------------------------------
+
+
+def _slopes_without_b1(f, _):
+    return replace(f, b1=np.zeros_like(f.b1))
+
+
+#: Faults that no table has, each with the table that would have it, and how a mixture has it.
+NEW = {
+    "MAPS": (
+        Row((GeluExpert,), "the rows of W1 are reversed", lambda f, _: replace(f, W1=f.W1[::-1].copy())),
+        lambda moe, row: replace(moe, experts=tuple(row.make(f, None) for f in moe.experts)).jacobian,
+        "in every expert the rows of W1 are reversed",
+    ),
+    "SLOPES": (
+        Row((GeluExpert,), "slopes are those without b1", _slopes_without_b1),
+        lambda moe, row: (
+            lambda x: (
+                replace(moe, experts=tuple(row.make(f, None) for f in moe.experts)).expert_jacobian(x)
+                + moe.router_jacobian(x)
+            )
+        ),
+        "in every expert slopes are those without b1",
+    ),
+    "ROUTES": (
+        Row(
+            (MoE,),
+            "the router reads input {it} twice",
+            lambda moe, i: replace(moe, router=moe.router + moe.router * (np.arange(moe.widths[0]) == i)),
+            lambda moe: range(moe.widths[0]),
+        ),
+        lambda moe, row: row.make(moe, 3).jacobian,
+        "the router reads input 3 twice",
+    ),
+    "GATE_SLOPES": (
+        Row(
+            (MoE,),
+            "the router's term is there twice",
+            lambda moe, _: lambda x: moe.expert_jacobian(x) + 2 * moe.router_jacobian(x),
+        ),
+        lambda moe, row: row.make(moe, None),
+        "the router's term is there twice",
+    ),
+}
+
+
+@pytest.mark.parametrize("table", NEW)
+def test_a_new_row_of_a_table_is_found(table, monkeypatch):
+    """Without the row the fault has no such name; with it the search finds it, and only where it is."""
+    row, plant, words = NEW[table]
+    moe, x = moe_and_x()
+    bad = plant(moe, row)
+    assert words not in said(compare(moe, bad, x))
+    monkeypatch.setattr(tables, table, (*getattr(tables, table), row))
+    assert said(compare(moe, bad, x)) == [words]
+    assert said(compare(moe, replace(moe, k=1).jacobian, x)) == ["k is 1, not 2"]
 
 
 # ---- which of several explanations -----------------------------------------------------------------------------------

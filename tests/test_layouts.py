@@ -500,7 +500,7 @@ def test_like_keeps_what_no_place_names_and_is_not_written_to(rng):
 
 def test_no_framework_is_loaded_by_the_module():
     assert "npmoe.convert.layouts" in sys.modules
-    for name in ("layouts", "matching", "places", "tensors", "coverage"):
+    for name in ("layouts", "known", "matching", "choice", "advice", "places", "tensors", "coverage"):
         assert not {"torch", "jax"} & set(vars(sys.modules[f"npmoe.convert.{name}"]))
 
 

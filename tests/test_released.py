@@ -10,7 +10,7 @@ import pytest
 from cases import close
 
 from npmoe.battery import released
-from npmoe.battery.__main__ import main
+from npmoe.battery.command import main
 from npmoe.battery.released import checks, comparison, families, models
 from npmoe.calculus.scalar import softmax
 from npmoe.model.balance import Balance, conventions, pooled

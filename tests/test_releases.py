@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from npmoe.battery import released
-from npmoe.battery.__main__ import main
+from npmoe.battery.command import main
 from npmoe.battery.released import releases
 from npmoe.battery.released.comparison import not_run
 
@@ -235,7 +235,7 @@ def test_a_file_that_is_not_there_is_named(capsys, tmp_path):
 def test_neither_help_nor_reading_loads_scipy_or_pages(planted):
     """They take longer than the command itself."""
     call = (
-        "import sys; from npmoe.battery.__main__ import main\n"
+        "import sys; from npmoe.battery.command import main\n"
         "assert main(['released', '--read', *sys.argv[1:]]) == 1\n"
         "loaded = {'scipy', 'matplotlib', 'jinja2', 'npmoe.report', 'npmoe.battery.golden'} & set(sys.modules)\n"
         "assert not loaded, loaded"

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npmoe.convert.matching import Layout, Parsed, Row
+from npmoe.convert.known import Layout
+from npmoe.convert.matching import Parsed, Row
 
 __all__ = ["Coverage", "Unused", "coverage_of", "unread"]
 

@@ -30,20 +30,10 @@ import numpy as np
 from npmoe.calculus import check
 from npmoe.calculus.tree import named_leaves
 from npmoe.calculus.words import one_line
+from npmoe.convert.choice import chosen, family
 from npmoe.convert.coverage import Coverage, Unused, coverage_of, unread
-from npmoe.convert.matching import (
-    LAYOUTS,
-    LEAVES,
-    Layout,
-    Parsed,
-    Row,
-    chosen,
-    family,
-    found_names,
-    missing,
-    parsed_layout,
-    rows_of,
-)
+from npmoe.convert.known import LAYOUTS, LEAVES, Layout
+from npmoe.convert.matching import Parsed, Row, found_names, missing, parsed_layout, rows_of
 from npmoe.convert.places import Place, Want, shape_of
 from npmoe.convert.tensors import (
     array_of,

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from npmoe.convert.layouts import Converted, Coverage, from_jax, from_torch, to_jax, to_torch
+from npmoe.convert import Converted, Coverage, from_jax, from_torch, to_jax, to_torch
 from npmoe.verify.balances import compare_balance
 from npmoe.verify.compare import Report, compare, compare_answers
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from npmoe.battery.__main__ import main
+from npmoe.battery.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

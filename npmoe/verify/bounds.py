@@ -20,7 +20,18 @@ from npmoe.model.moe import MoE
 from npmoe.model.routing import mask, top_k
 from npmoe.verify.rounding import Rounded, Rounding
 
-__all__ = ["Jacobians", "Margin", "forward", "gates", "jacobian", "margins", "mean_jacobian", "scores", "terms", "vjp"]
+__all__ = [
+    "Jacobians",
+    "forward",
+    "gates",
+    "inputs_of",
+    "jacobian",
+    "leaf_names",
+    "mean_jacobian",
+    "scores",
+    "terms",
+    "vjp",
+]
 
 Array = np.ndarray
 Gradients = dict[str, Rounded]
@@ -32,20 +43,6 @@ class Jacobians(NamedTuple):
     value: Array
     error: Array
     size: Array
-
-    def __repr__(self) -> str:
-        return one_line(self)
-
-
-class Margin(NamedTuple):
-    """How far each token is from another choice, and how far rounding may move it: both (n,).
-
-    `reach` (n,) is how fast the margin may shrink as one coordinate of what the router reads moves.
-    """
-
-    gap: Array
-    noise: Array
-    reach: Array
 
     def __repr__(self) -> str:
         return one_line(self)
@@ -405,7 +402,7 @@ def _(layer: Residual, x: Rounded, r: Rounding, chosen: Array | None = None) -> 
     return Jacobians(*r.stored(eye + J.value, r.join(J.error, r.u * np.abs(J.value))), eye + J.size)
 
 
-def _inputs(layer: Stack, x: Rounded, r: Rounding) -> list[Rounded]:
+def inputs_of(layer: Stack, x: Rounded, r: Rounding) -> list[Rounded]:
     """What each layer of a stack reads."""
     inputs = [x]
     for inner in layer.layers[:-1]:
@@ -415,13 +412,13 @@ def _inputs(layer: Stack, x: Rounded, r: Rounding) -> list[Rounded]:
 
 @forward.register
 def _(layer: Stack, x: Rounded, r: Rounding, chosen: Array | None = None) -> Rounded:
-    return forward(layer.layers[-1], _inputs(layer, x, r)[-1], r)
+    return forward(layer.layers[-1], inputs_of(layer, x, r)[-1], r)
 
 
 @vjp.register
 def _(layer: Stack, x: Rounded, dy: Rounded, r: Rounding, chosen: Array | None = None) -> tuple[Rounded, Gradients]:
     grads: Gradients = {}
-    inputs = _inputs(layer, x, r)
+    inputs = inputs_of(layer, x, r)
     for i in reversed(range(len(inputs))):
         dy, inner = vjp(layer.layers[i], inputs[i], dy, r)
         grads |= {f"layers.{i}.{name}": grad for name, grad in inner.items()}
@@ -430,7 +427,7 @@ def _(layer: Stack, x: Rounded, dy: Rounded, r: Rounding, chosen: Array | None =
 
 @jacobian.register
 def _(layer: Stack, x: Rounded, r: Rounding, chosen: Array | None = None) -> Jacobians:
-    inputs = _inputs(layer, x, r)
+    inputs = inputs_of(layer, x, r)
     value, error, size = jacobian(layer.layers[0], inputs[0], r)
     for inner, read in zip(layer.layers[1:], inputs[1:], strict=True):
         J = jacobian(inner, read, r)
@@ -441,44 +438,6 @@ def _(layer: Stack, x: Rounded, r: Rounding, chosen: Array | None = None) -> Jac
         size = r.size(J.size, size, value)
         value, error = r.stored(value, errors)
     return Jacobians(value, error, size)
-
-
-# ---- margins -------------------------------------------------------------------------------------------------------
-
-
-def margins(layer: Any, x: Rounded, r: Rounding) -> Margin:
-    """The routing margin of each token, the narrowest of all mixtures inside; infinite where nothing is chosen."""
-    found = [_margin(moe, read, r) for moe, read in _mixtures(layer, x, r)]
-    if not found:
-        return Margin(np.full(len(x.value), np.inf), np.zeros(len(x.value)), np.zeros(len(x.value)))
-    slack = np.array([m.gap - m.noise for m in found])  # (mixtures, n)
-    at = slack.argmin(axis=0), np.arange(len(x.value))
-    return Margin(*(np.array([getattr(m, name) for m in found])[at] for name in Margin._fields))
-
-
-def _margin(moe: MoE, x: Rounded, r: Rounding) -> Margin:
-    n, E = len(x.value), len(moe.experts)
-    if moe.k == E:
-        return Margin(np.full(n, np.inf), np.zeros(n), np.zeros(n))
-    s, rows = scores(moe, x, r), np.arange(n)
-    order = np.argsort(-s.value, axis=1, kind="stable")
-    last, next_ = order[:, moe.k - 1], order[:, moe.k]
-    # any chosen expert may change places with any other: the noise is that of the widest pair
-    on = mask(order[:, : moe.k], E)
-    noise = np.where(on, s.error, 0).max(axis=1) + np.where(on, 0, s.error).max(axis=1)
-    far = np.abs(moe.router[last] - moe.router[next_]).max(axis=1) / moe.temperature
-    return Margin(s.value[rows, last] - s.value[rows, next_], noise, far)
-
-
-def _mixtures(layer: Any, x: Rounded, r: Rounding) -> Iterator[tuple[MoE, Rounded]]:
-    """Every mixture inside a layer with what reaches it."""
-    if isinstance(layer, MoE):
-        yield layer, x
-    elif isinstance(layer, Residual):
-        yield from _mixtures(layer.layer, x, r)
-    elif isinstance(layer, Stack):
-        for inner, read in zip(layer.layers, _inputs(layer, x, r), strict=True):
-            yield from _mixtures(inner, read, r)
 
 
 def leaf_names(layer: Any) -> list[str]:

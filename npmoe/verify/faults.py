@@ -52,20 +52,31 @@ class Row(NamedTuple):
     words : what it is called; ``{layer}`` is the right layer, ``{it}`` the one of several.
     make : the right layer and the one of several -> the faulty layer, or what stands in its place (see the tables).
     each : of a right layer, all that `it` may be; empty where it cannot have the fault. Without it there is one.
+    everywhere : what it is called where every expert of a mixture has it; ``{words}`` are those of the first expert.
     """
 
     kinds: tuple[type, ...]
     words: str
     make: Callable[[Any, Any], Any]
     each: Callable[[Any], Iterable[Any]] = _once
+    everywhere: str = "in every expert {words}"
 
 
-def made(rows: Iterable[Row], layer: Any) -> Iterator[tuple[str, Any]]:
-    """The faults of a table that a layer may have: words, and what each row makes."""
+class Made(NamedTuple):
+    """A fault that a layer may have: words, what its row makes, and words where every expert has it."""
+
+    words: str
+    other: Any
+    everywhere: str
+
+
+def made(rows: Iterable[Row], layer: Any) -> Iterator[Made]:
+    """The faults of a table that a layer may have."""
     for row in rows:
         if isinstance(layer, row.kinds):
             for it in row.each(layer):
-                yield row.words.format(layer=layer, it=it), row.make(layer, it)
+                words = row.words.format(layer=layer, it=it)
+                yield Made(words, row.make(layer, it), row.everywhere.format(layer=layer, it=it, words=words))
 
 
 def where(condition: Callable[[Any], bool]) -> Callable[[Any], Iterable[Any]]:
@@ -110,6 +121,7 @@ SLOPES = (
         "values of {layer.activation} with slopes of {it}",
         lambda layer, name: replace(layer, activation=name),
         _other_activations,
+        everywhere="values of the experts' activation with slopes of {it}",
     ),
 )
 
@@ -300,16 +312,20 @@ def faults(layer: Any, path: str, visits: Mapping[str, Array]) -> Iterator[Fault
 
 def _own(layer: Any, visited: Array | None) -> Iterator[Fault]:
     """The faults of the tables that a layer may have, without those of layers inside a stack or a residual."""
-    for words, jacobian in made(GATE_SLOPES, layer):
+    for words, jacobian, _ in made(GATE_SLOPES, layer):
         yield Fault(words, WrongDerivative(layer, jacobian))
-    for words, other in made(ROUTES, layer):
+    for words, other, _ in made(ROUTES, layer):
         yield Fault(words, other)
     if isinstance(layer, MoE) and visited is not None:
         yield from _in_experts(layer, visited)
-    for words, other in made(SLOPES, layer):
+    for words, other, _ in made(SLOPES, layer):
         yield Fault(words, WrongDerivative(layer, other.jacobian))
-    for words, other in made(MAPS, layer):
+    for words, other, _ in made(MAPS, layer):
         yield Fault(words, other)
+
+
+def _by_words(rows: Iterable[Row], expert: Any) -> dict[str, Made]:
+    return {fault.words: fault for fault in made(rows, expert)}
 
 
 def _in_experts(moe: MoE, visited: Array) -> Iterator[Fault]:
@@ -328,20 +344,18 @@ def _in_experts(moe: MoE, visited: Array) -> Iterator[Fault]:
 
     at = np.flatnonzero(visited).tolist()
     for make, kinds in (
-        (sloped, [dict(made(SLOPES, f)) for f in moe.experts]),
-        (mapped, [dict(made(MAPS, f)) for f in moe.experts]),
+        (sloped, [_by_words(SLOPES, f) for f in moe.experts]),
+        (mapped, [_by_words(MAPS, f) for f in moe.experts]),
     ):
         if len(at) <= MOST_EXPERTS:
             for e in at:
-                for words, other in kinds[e].items():
-                    yield Fault(f"in expert {e} {words}", alone(make, e, other))
-        for words in kinds[0] if E > 1 else ():
+                for words, fault in kinds[e].items():
+                    yield Fault(f"in expert {e} {words}", alone(make, e, fault.other))
+        for words, fault in kinds[0].items() if E > 1 else ():
             if all(words in kind for kind in kinds):
-                others = tuple(kind[words] for kind in kinds)
-                says = f"in every expert {words}"
-                if make is sloped:
-                    says = f"values of the experts' activation with slopes of {words.split()[-1]}"
-                yield Fault(says, make(others), tuple(alone(make, e, other) for e, other in enumerate(others)))
+                others = tuple(kind[words].other for kind in kinds)
+                each = tuple(alone(make, e, other) for e, other in enumerate(others))
+                yield Fault(fault.everywhere, make(others), each)
 
 
 def inside(layer: Any) -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:

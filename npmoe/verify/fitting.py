@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npmoe.calculus.words import one_line
-from npmoe.verify import bounds
 from npmoe.verify.judge import FINE, Part
+from npmoe.verify.margins import margins
 from npmoe.verify.reference import Reference, kind_of
 from npmoe.verify.rounding import Rounding
 
@@ -120,7 +120,7 @@ def _tied(ref: Reference, layer: Any, rows: Array) -> Any:
     """Rows that a layer with a fault routes by less than rounding; none of one that is only a wrong derivative."""
     r = Rounding(ref.arithmetic)
     try:
-        margin = bounds.margins(layer, r.given(ref.x[rows]), r)
+        margin = margins(layer, r.given(ref.x[rows]), r)
     except (TypeError, AttributeError):  # a layer with a wrong derivative is none whose rounding is known
         return np.zeros(len(rows), bool)
     return np.asarray(margin.gap <= margin.noise)

@@ -20,6 +20,7 @@ from npmoe.calculus.words import one_line
 from npmoe.model.moe import MoE
 from npmoe.model.routing import top_k
 from npmoe.verify import bounds
+from npmoe.verify.margins import Margin, margins
 from npmoe.verify.rounding import ARITHMETICS, Arithmetic, Rounding
 
 __all__ = ["CHANCE", "ROWWISE", "Allowed", "Reference", "kind_of", "reference", "shapes"]
@@ -73,12 +74,10 @@ class Reference:
         return one_line(self)
 
     @cached_property
-    def margin(self) -> bounds.Margin:
+    def margin(self) -> Margin:
         """Routing margins, with the noise of candidate and reference together."""
-        theirs, ours = (
-            bounds.margins(self.layer, (r := Rounding(a)).given(self.x), r) for a in (self.arithmetic, _OURS)
-        )
-        return bounds.Margin(ours.gap, theirs.noise + ours.noise, ours.reach)
+        theirs, ours = (margins(self.layer, (r := Rounding(a)).given(self.x), r) for a in (self.arithmetic, _OURS))
+        return Margin(ours.gap, theirs.noise + ours.noise, ours.reach)
 
     @cached_property
     def undecided(self) -> Array:

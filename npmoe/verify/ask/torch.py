@@ -65,7 +65,7 @@ def candidate(
 
     Returns
     -------
-    ask : ``ask(x, dy=None)`` gives `npmoe.battery.frameworks.Answers`, each `npmoe.verify.compare.Typed`: an array, and
+    ask : ``ask(x, dy=None)`` gives `npmoe.verify.ask.common.Answers`, each `npmoe.verify.compare.Typed`: an array, and
         the roughest arithmetic on the way to it. They are "output", "jacobian:reverse" and, where the batch is `small`,
         "jacobian:batch"; with dy also "gradient" and the parameters' gradients. In a larger batch one backward pass
         gives a row of every token's Jacobian, once passes for halves of the batch have shown that no token feels

@@ -1,4 +1,4 @@
-"""`python -m npmoe.verify`: other frameworks held against closed forms; golden files for programs in any language."""
+"""The command `python -m npmoe.verify`: frameworks held against closed forms, golden files, released models."""
 
 import argparse
 import difflib
@@ -96,15 +96,15 @@ def _say(text: str) -> None:
 
 
 def _battery(args: argparse.Namespace) -> int:
-    from npmoe.battery import table
     from npmoe.battery.cases import battery_cases
+    from npmoe.battery.run import run
     from npmoe.report.battery import write_battery  # here: SciPy and the pages take a second, which --help need not
 
     names = _frameworks(args.framework or ["all"])
     start = time.monotonic()
     # the small cases of mpmath are others than those that were asked for
     exact = args.only is None
-    found = table.run(names, battery_cases(args.only), arithmetics=args.arithmetic, exact=exact, progress=_progress)
+    found = run(names, battery_cases(args.only), arithmetics=args.arithmetic, exact=exact, progress=_progress)
     data = found.json() | {"command": _call(args)}
     write_json(args.output / "verify.json", data)
     page = write_battery(data, args.output)
@@ -180,7 +180,3 @@ def _released(args: argparse.Namespace) -> int:
     if args.json:
         releases.write(found, args.json)
     return FAILED if any(f.verdict == "fault" for f in found) else DONE
-
-
-if __name__ == "__main__":
-    sys.exit(main())
