@@ -22,8 +22,8 @@ help:  ## list these targets
 reproduce: $(READY)-run  ## set up, then reproduce all papers into out/; ARGS (say, 'ga --why') go to npmoe.reproduce
 	@$(BIN)/python -m npmoe.reproduce --output out $(ARGS)
 
-test: $(READY)-test  ## set up, then run the tests; ARGS go to pytest
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY)-test  ## set up, then run the tests, one process a core; ARGS go to pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: $(READY)-dev  ## lint, format and types: ruff check, ruff format --check, mypy
 	@$(BIN)/python -m ruff check .

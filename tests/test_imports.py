@@ -28,7 +28,7 @@ ROOMS = {
     "testing": {"verify"},
     "battery": {"", "calculus", "files", "model", "convert", "verify", "report"},
     "checkpoint": {"", "calculus", "files", "model", "convert", "probe"},
-    "front": {"battery"},
+    "front": {"convert", "battery"},
     "__main__": {""},
     "": {"model", "probe"},
 }

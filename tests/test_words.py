@@ -15,6 +15,7 @@ from cases import CASES, gelu, linear, mixture, norm, swiglu
 import npmoe
 from npmoe import verify
 from npmoe.calculus.words import MOST, one_line, short
+from npmoe.geometry import evenness, grassmann, overlap, spectra
 from npmoe.geometry.association import mantel
 from npmoe.geometry.pca import principal_axes, weighted_pca
 from npmoe.model.balance import Balance, conventions, gradients, uniform_law
@@ -191,13 +192,13 @@ def seams(rng):
         "balance chosen": lambda: Balance("switch")(moe.scores(x), masked(chosen)),
         "pca": lambda: weighted_pca(masked(x), np.ones((7, 1))),
         "pca weights": lambda: weighted_pca(x, masked(np.ones((7, 1)))),
-        "overlap": lambda: npmoe.geometry.overlap.total_variation(masked(P), P),
-        "sets": lambda: npmoe.geometry.overlap.jaccard(masked(P > 0.5), P > 0.5),
-        "evenness": lambda: npmoe.geometry.evenness.gini(masked(P)),
+        "overlap": lambda: overlap.total_variation(masked(P), P),
+        "sets": lambda: overlap.jaccard(masked(P > 0.5), P > 0.5),
+        "evenness": lambda: evenness.gini(masked(P)),
         "mantel": lambda: mantel(masked(np.eye(5)), np.eye(5), rng, 9),
-        "subspaces": lambda: npmoe.geometry.grassmann.principal_angles(masked(np.eye(4)[:, :2]), np.eye(4)[:, :2]),
-        "spectra": lambda: npmoe.geometry.spectra.k_at(masked(np.ones(5))),
-        "cosines": lambda: npmoe.geometry.spectra.cosines(masked(rng.standard_normal((3, 2, 2)))),
+        "subspaces": lambda: grassmann.principal_angles(masked(np.eye(4)[:, :2]), np.eye(4)[:, :2]),
+        "spectra": lambda: spectra.k_at(masked(np.ones(5))),
+        "cosines": lambda: spectra.cosines(masked(rng.standard_normal((3, 2, 2)))),
         "compare": lambda: verify.compare(moe, moe.jacobian, masked(x)),
     }
 
