@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 import npmoe
 import npmoe.sweep
 from npmoe.reproduce.papers import PAPERS
-from npmoe.sweep import SweepError, executor, in_stages, reached, run_id, source_hash, sweep
+from npmoe.sweep import SweepError, executor, in_stages, reached, run_id, source_hash, stages, sweep
 
 
 def toys(folder, configs=TOYS[:3], function=compute, **options):
@@ -119,7 +119,8 @@ def test_fresh_keeps_the_old_file_until_the_new_one_is_there(tmp_path):
 
 
 def test_docstring_example_runs():
-    assert doctest.testmod(npmoe.sweep).failed == 0
+    assert sum(doctest.testmod(module).failed for module in (npmoe.sweep, stages)) == 0
+    assert sum(doctest.testmod(module).attempted for module in (npmoe.sweep, stages)) > 3
 
 
 # Killed
