@@ -17,7 +17,7 @@ from npmoe.model.routing import gates_jacobian
 from npmoe.testing import assert_jacobian_close
 from npmoe.verify import compare, compare_answers, compare_balance
 from npmoe.verify import faults as tables
-from npmoe.verify.compare import Missing
+from npmoe.verify.candidate import Missing
 from npmoe.verify.faults import Row
 from npmoe.verify.reference import reference
 from npmoe.verify.rounding import ARITHMETICS

@@ -16,7 +16,8 @@ from npmoe.calculus import tree
 from npmoe.model.balance import Balance
 from npmoe.model.routing import top_k
 from npmoe.verify.balances import compare_balance
-from npmoe.verify.compare import Missing, Report, compare_answers
+from npmoe.verify.candidate import Missing
+from npmoe.verify.compare import Report, compare_answers
 from npmoe.verify.reference import kind_of
 from npmoe.verify.rounding import ARITHMETICS
 

@@ -40,7 +40,7 @@ def ask_torch(
     Returns
     -------
     ask : ``ask(x)`` gives output and Jacobians, ``ask(x, dy)`` also gradients, as a dict of
-        `npmoe.verify.compare.Typed`, arrays that know their arithmetic. Its ``remarks`` say what is wrong beside
+        `npmoe.verify.candidate.Typed`, arrays that know their arithmetic. Its ``remarks`` say what is wrong beside
         numbers: tokens that depend on each other, a changed input.
 
     Raises

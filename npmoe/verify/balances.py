@@ -13,10 +13,11 @@ from npmoe.calculus import check
 from npmoe.calculus.scalar import softmax, softmax_vjp
 from npmoe.model.balance import Balance
 from npmoe.model.routing import mask
-from npmoe.verify.compare import Report, common, typed
+from npmoe.verify.candidate import common, typed
 from npmoe.verify.diagnose import Clue
 from npmoe.verify.judge import Part, judge, none
 from npmoe.verify.reference import CHANCE, Allowed
+from npmoe.verify.report import Report
 from npmoe.verify.rounding import ARITHMETICS, Arithmetic, Rounded, Rounding
 
 __all__ = ["compare_balance", "describe"]

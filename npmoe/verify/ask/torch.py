@@ -15,7 +15,7 @@ import numpy as np
 from npmoe.calculus import check
 from npmoe.verify.ask import common
 from npmoe.verify.ask.common import Answers
-from npmoe.verify.compare import Typed
+from npmoe.verify.candidate import Typed
 from npmoe.verify.judge import listed
 
 __all__ = ["NAME", "arithmetics", "array_of", "candidate", "pulled", "tensor_of"]
@@ -65,7 +65,7 @@ def candidate(
 
     Returns
     -------
-    ask : ``ask(x, dy=None)`` gives `npmoe.verify.ask.common.Answers`, each `npmoe.verify.compare.Typed`: an array, and
+    ask : ``ask(x, dy=None)`` gives `npmoe.verify.ask.common.Answers`, each a `npmoe.verify.candidate.Typed`: array and
         the roughest arithmetic on the way to it. They are "output", "jacobian:reverse" and, where the batch is `small`,
         "jacobian:batch"; with dy also "gradient" and the parameters' gradients. In a larger batch one backward pass
         gives a row of every token's Jacobian, once passes for halves of the batch have shown that no token feels
