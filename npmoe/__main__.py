@@ -1,6 +1,7 @@
 """`npmoe`, and `python -m npmoe`: the commands that there are, each in a module of its own."""
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -32,7 +33,7 @@ COMMANDS = {
         "npmoe verify dump golden",
     ),
 }
-DONE, WRONG = 0, 2
+DONE, WRONG, NO_READER = 0, 2, 141  # the last as a shell has it where SIGPIPE ended a command
 
 
 def text() -> str:
@@ -53,6 +54,16 @@ def text() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out a command line, and return its exit status."""
+    try:
+        status = _carried_out(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read what we print has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+        return NO_READER
+    return status
+
+
+def _carried_out(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(text())

@@ -75,3 +75,11 @@ def test_in_a_process_of_its_own_and_without_what_it_does_not_need(tmp_path):
     loaded = set(found.stdout.splitlines()[-1].split())
     assert "npmoe.model.moe" in loaded
     assert not loaded & {"scipy", "matplotlib", "jinja2", "tqdm", "torch", "jax"}
+
+
+def test_a_reader_that_has_gone_is_no_accident():
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:
+        ended = subprocess.run([sys.executable, "-m", "npmoe"], stdout=pipe, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (141, "")
