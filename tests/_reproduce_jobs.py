@@ -1,9 +1,9 @@
 """The reproduction at a tiny size; as a script, a server of runs of its command that get themselves killed.
 
-Each line of standard input, FOLDER EXECUTOR [PHASE N], is a run in a process and a group of its own, forked from here
-so that twenty of them do not import everything twenty times; its exit status is a line of standard output. A PHASE
-kills the group at the Nth time that a finished file gets its name: just "before", "after", or "half", where what was
-to get the name is not even whole.
+Each line of standard input, FOLDER EXECUTOR [PHASE FILES N], is a run in a process and a group of its own, forked from
+here so that twenty of them do not import everything twenty times; its exit status is a line of standard output. A PHASE
+kills the group at the Nth time that one of these FILES (a pattern) gets its name: just "before", "after", or "half",
+where what was to get the name is not even whole.
 """
 
 import importlib
@@ -11,17 +11,18 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from fnmatch import fnmatch
 
 from npmoe.reproduce import __main__ as command
 from npmoe.reproduce.mixture import PRIMARY
 from npmoe.reproduce.paper import reads
 from npmoe.reproduce.soft_clustering import SC1
-from npmoe.sweep import in_stages
+from npmoe.sweep import in_order
 
 # d and h above the ten directions that SC1.5 and cum-var@10 count
 TINY = replace(PRIMARY, E=3, d=12, h=14, n=32, steps=12, keep=5, draws=2)
 TINIEST = replace(PRIMARY, E=3, d=4, h=5, n=12, steps=3, keep=3, draws=1)
-FIGURES = ("3D", "router-share")  # of thirteen, whose drawing is most of the time
+FIGURES = ("3D", "router-share")  # two of thirteen are enough files
 
 
 def tiny(base):
@@ -32,7 +33,7 @@ def tiny(base):
 def computed(compute, made):
     """The results of a plan without files: {config: arrays}, those of the runs that are read as well."""
     found = {}
-    for config in in_stages(made.configs(), reads):
+    for config in in_order(made.configs(), reads):
         read = {other: found[other] for other in reads(config)}
         found[config] = compute(config, read) if read else compute(config)
     return found
@@ -46,11 +47,11 @@ def few(figures):
     return chosen
 
 
-def arm(phase, at):
+def arm(phase, files, at):
     rename, calls = os.replace, iter(range(10**6))
 
     def replace_or_die(source, target):
-        mine = next(calls) == at
+        mine = fnmatch(os.path.basename(target), files) and next(calls) == at
         if mine and phase == "half":
             os.truncate(source, os.stat(source).st_size // 2)
         if mine and phase != "after":
@@ -66,18 +67,13 @@ def carry_out(folder, executor, *moment):
     os.setsid()
     os.dup2(2, 1)  # standard output is the server's
     if moment:
-        arm(moment[0], int(moment[1]))
+        phase, files, at = moment
+        arm(phase, files, int(at))
     return command.main(["--seeds", "2", "--jobs", "2", "--executor", executor, "--output", folder])
 
 
 if __name__ == "__main__":
-    for module in (
-        "matplotlib.figure",
-        "matplotlib.backends.backend_agg",
-        "matplotlib.backends.backend_svg",
-        "npmoe.report",
-    ):
-        importlib.import_module(module)
+    importlib.import_module("npmoe.report")
 
     command.PAPERS = (replace(tiny(TINIEST), figures=few(SC1.figures)),)
     for line in sys.stdin:

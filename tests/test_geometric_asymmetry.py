@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from _reproduce_jobs import computed
 
+from npmoe.calculus import tree
 from npmoe.geometry import grassmann
 from npmoe.geometry.pca import n_eff
 from npmoe.geometry.spectra import cosines, k_at, off_diagonal
@@ -16,9 +17,9 @@ from npmoe.probe.null import shuffled
 from npmoe.probe.representation import overlaps, routed_pca, subspaces
 from npmoe.probe.site import Site, site
 from npmoe.report.read import read_figure
-from npmoe.reproduce.experiment import Models, Run
+from npmoe.reproduce import trained as training
 from npmoe.reproduce.geometric_asymmetry import GA, claims, figures, measure, ways
-from npmoe.reproduce.geometric_asymmetry.config import Measured
+from npmoe.reproduce.geometric_asymmetry.config import Measured, Thinned
 from npmoe.reproduce.mixture import PRIMARY, batch, build
 
 TINY = replace(PRIMARY, E=4, d=12, h=14, n=60, steps=8, draws=4)
@@ -60,9 +61,10 @@ def test_shapes(one):
 def test_overlaps_and_distances_by_principal_angles(one):
     config, run = one
     data = batch(config)
-    *_, (_, loss, model) = fit(build(config), data.x, data.y, config.steps)
+    untrained = tree.cast(build(config), np.float32)
+    *_, (_, loss, model) = fit(untrained, np.float32(data.x), np.float32(data.y), config.steps)
     assert run["loss"] == loss
-    here = site(model, data.x)
+    here = site(tree.cast(model, np.float64), data.x)
     found = subspaces(here)
     np.testing.assert_allclose(found.eigenvalues, routed_pca(here).eigenvalues, rtol=1e-9, atol=1e-12)
     column = ways.column_of(measure.RANK)
@@ -207,7 +209,11 @@ def test_what_a_claim_says_raises_its_T(runs, id, role, array, factor, moves):
         ("GA.4a", "shuffled gates", "top2", "shuffled cosines", 0.5, 1),
         ("GA.4a", "shuffled gates", "soft", "cosines", 0.5, 0),
         ("GA.4b", "shuffled gates", "top2", "shuffled distances", 2.0, 1),
-        ("GA.4b", "soft at the same n_eff", "soft", "fewer distances", 2.0, 1),
+        ("GA.4b", "soft at the same n_eff", "soft at the n_eff of top2", "distances", 2.0, 1),
+        ("GA.2a", "soft at the same n_eff", "soft at the n_eff of top2", "overlap", 0.5, 1),
+        ("GA.2a", "two halves of one expert", "top2", "halves", 0.5, 1),
+        ("GA.2a", "two halves of one expert", "top2", "shuffled halves", 0.5, -1),
+        ("GA.2a", "two halves of one expert", "top2", "overlap", 0.5, 0),
     ],
 )
 def test_a_null_is_the_same_statistic_of_its_own_arrays(runs, id, null, role, array, factor, moves):
@@ -220,13 +226,32 @@ def test_a_null_is_the_same_statistic_of_its_own_arrays(runs, id, null, role, ar
 
 
 def test_soft_at_the_n_eff_of_soft_is_soft_itself(runs):
+    """All tokens in another order: what the thinned mixture gives where nothing is left out."""
     made, results = runs
-    soft = made.found(results, "soft", 0)
-    assert isinstance(soft, Run)
-    m = Models(0, {"soft": soft, "top2": soft})
-    table = soft["overlap"][1]
+    config = made.config("soft", 0)
+    read = {config: training.train(config)}
+    found, soft = measure.thin(Thinned(config, config), read), results[Measured(config)]
     for r in measure.RANKS:
-        assert ways._fewer(m, "overlap", ways.column_of(r)) == pytest.approx(ways.overlap_of(table, r))
+        same = ways.overlap_of(soft["overlap"][1], r)
+        assert found["overlap"][ways.column_of(r)] == pytest.approx(same)
+    i = measure.MEASURES.index("chordal")
+    assert found["distances"][i] == pytest.approx(np.nanmean(off_diagonal(soft["distances"][i])))
+
+
+def test_halves_of_an_expert_by_a_second_route():
+    """Two clusters, each with an expert: halves of one cluster overlap fully, halves of two not at all."""
+    rng = np.random.default_rng(0)
+    d, n = 16, 400
+    x, label = 1e-3 * rng.standard_normal((n, d)), np.arange(n) % 2
+    for c in (0, 1):
+        x[label == c, 8 * c : 8 * c + 8] += rng.standard_normal((n // 2, 8))
+    within, between = measure._halves(Site(x, np.eye(2)[label], label[:, None]), rng)[:, ways.column_of(8)]
+    assert within > 0.99
+    assert between < 0.01
+    one, two = measure._halves(Site(x, np.full((n, 2), 0.5)), rng)[:, ways.column_of(8)]
+    assert one == pytest.approx(two, rel=1e-9), (
+        "experts with equal gates are no farther from others than from themselves"
+    )
 
 
 def test_figures_pass_the_checks_of_the_report(runs, tmp_path):

@@ -45,7 +45,6 @@ AT_THE_TOP = {
 }
 INSIDE = {
     "sweep": {"distributed"},
-    "report": {"matplotlib"},
     "verify": {"torch", "jax"},
     "battery": {"torch", "jax", "autograd", "mpmath", "transformers"},
     "checkpoint": {"safetensors"},
@@ -215,6 +214,7 @@ def test_a_planted_circle_is_found(late):
         ("model/moe", "import matplotlib.pyplot", "model imports matplotlib at the top"),
         ("report/marks", "import matplotlib", "report imports matplotlib at the top"),
         ("report/marks", "class A:\n    import matplotlib", "report imports matplotlib at the top"),
+        ("report/marks", "def draw():\n    import matplotlib", "report imports matplotlib inside a function"),
         ("reproduce/figures", "def f():\n    import matplotlib", "reproduce imports matplotlib inside a function"),
         ("probe/site", "import torch", "probe imports torch at the top"),
         ("probe/site", "from tqdm import tqdm", "probe imports tqdm at the top"),
@@ -230,7 +230,7 @@ def test_a_planted_import_is_caught(file, source, fault):
         ("model/moe", "import math, numpy as np\nfrom scipy.special import ndtr\nfrom npmoe.calculus import check"),
         ("model/moe", "from . import adam\nfrom .expert import GeluExpert\nfrom ..calculus import tree"),
         ("probe/site", "from npmoe.model.moe import MoE\nfrom npmoe.geometry import pca"),
-        ("report/marks", "def draw():\n    import matplotlib.figure"),
+        ("sweep/executors", "def client():\n    from distributed import Client"),
         ("reproduce/sc1", "import npmoe\nfrom npmoe import site\nfrom npmoe.report import write_report"),
     ],
 )

@@ -456,8 +456,8 @@ def test_differences_name_each_verdict_that_changed():
     assert differences(recorded, recorded) == []
     assert differences(ledger(B="reversed"), recorded) == []  # a part of the claims was run
     assert differences(ledger(A="reversed", D="undecided"), recorded) == [
-        "A: recorded reproduced, now reversed",
-        "D: not recorded, now undecided",
+        ("A", "reproduced", "contradicted", False),
+        ("D", "not recorded", "inconclusive", False),
     ]
 
 
@@ -549,10 +549,11 @@ def test_five_seeds_are_the_fewest():
 
 def test_fewer_seeds_are_held_against_the_recorded_numbers_of_these_seeds():
     def told(values, verdict):
-        r = {"primary": True, "margin": 0.1, "values": values, "nulls": []}
+        r = {"name": "r", "kind": "measure", "statistic": "T", "primary": True, "margin": 0.1, "values": values}
+        r["nulls"] = []
         return {"claims": [{"id": "A", "verdict": verdict, "readings": [r]}]}
 
     recorded = told([0.1, 0.4, 0.1, 0.4, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4], "reproduced")
     assert differences(told(recorded["claims"][0]["readings"][0]["values"][:5], "undecided"), recorded) == []
-    assert differences(told([0.0] * 5, "not reproduced"), recorded) == ["A: recorded undecided, now not reproduced"]
-    assert differences(told([0.0] * 10, "reversed"), recorded) == ["A: recorded reproduced, now reversed"]
+    assert differences(told([0.0] * 5, "not reproduced"), recorded) == [("A", "inconclusive", "no effect", False)]
+    assert differences(told([0.0] * 10, "reversed"), recorded) == [("A", "reproduced", "contradicted", False)]

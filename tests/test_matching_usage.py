@@ -107,7 +107,7 @@ def test_busy_experts_are_matched_held_out_too_and_the_permuted_null_says_so():
         ({"halves": np.array([1, 0, 0, 0])}, r"expected halves as booleans of shape \(4,\), the tokens; got int64"),
         ({"halves": np.ones(4, bool)}, "expected tokens in both halves; got an empty half"),
         ({"rng": None}, "expected rng or halves; got neither"),
-        ({"measure": "cosine"}, "expected a measure out of"),
+        ({"measure": "sine"}, "expected a measure out of"),
     ],
 )
 def test_matchings_of_what_does_not_fit_are_refused(change, message):

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 import npmoe
 import npmoe.sweep
 from npmoe.reproduce.papers import PAPERS
-from npmoe.sweep import SweepError, executor, in_stages, reached, run_id, source_hash, stages, sweep
+from npmoe.sweep import SweepError, executor, in_order, reached, run_id, source_hash, stages, sweep
 
 
 def toys(folder, configs=TOYS[:3], function=compute, **options):
@@ -714,7 +714,7 @@ def test_where_a_run_fails_those_that_read_it_are_not_begun(tmp_path):
 
 def test_a_run_that_comes_to_read_itself_is_refused(tmp_path):
     with pytest.raises(ValueError, match="expected a run that reads others than itself; got 2"):
-        in_stages([2], lambda n: [n % 3 + 1])
+        in_order([2], lambda n: [n % 3 + 1])
     with pytest.raises(ValueError, match="reads others than itself"):
         toys(tmp_path / "runs", TOYS[:1], refuse, reads=lambda toy: [toy])
     assert not (tmp_path / "runs").exists()

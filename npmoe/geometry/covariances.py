@@ -9,7 +9,7 @@ from npmoe.calculus import check
 from npmoe.calculus.products import matmul
 from npmoe.geometry.bases import as_matrices, where_first
 
-__all__ = ["bures", "log_euclidean"]
+__all__ = ["bures", "log_euclidean", "pairwise_bures"]
 
 Array = np.ndarray
 
@@ -41,6 +41,27 @@ def bures(A: Array, B: Array) -> Array:
     """
     X, Y = _root("A", A), _root("B", B)
     _one_size(X, Y)
+    return _between(X, Y)
+
+
+def pairwise_bures(C: Array) -> Array:
+    """Bures distance of each pair of covariances (E, d, d) -> (E, E), each decomposed once; see `bures`.
+
+    Examples
+    --------
+    >>> pairwise_bures(np.stack([np.diag([4.0, 1.0]), np.eye(2)])).round(12)
+    array([[0., 1.],
+           [1., 0.]])
+    """
+    X = _root("C", C)
+    a, b = np.triu_indices(len(X), 1)
+    out = np.zeros((len(X), len(X)), X.dtype)
+    out[a, b] = out[b, a] = _between(X[a], X[b])
+    return out
+
+
+def _between(X: Array, Y: Array) -> Array:
+    """Bures distance of X X^T and Y Y^T."""
     U, _, Vt = np.linalg.svd(_product(Y, X))  # (..., d, d)
     return np.linalg.norm(X - matmul(Y, matmul(U, Vt)), axis=(-2, -1))
 

@@ -1,8 +1,9 @@
 """Claims, readings, nulls and the one rule that turns numbers into verdicts; results in and out."""
 
 from npmoe.ledger.claims import Claim
+from npmoe.ledger.firmness import Firmness, firmness
 from npmoe.ledger.readings import CORRELATION, COUNT, RATIO, SHARE, Beside, Null, Reading, Size, Statement
-from npmoe.ledger.results import SCHEMA, differences, join, read_results, split
+from npmoe.ledger.results import SCHEMA, Difference, differences, join, read_results, reading_of, split
 from npmoe.ledger.verdicts import FEWEST_SEEDS, VERDICTS, Interval, excess, holds, interval, judge, opposite
 from npmoe.ledger.words import rule, why
 
@@ -16,6 +17,8 @@ __all__ = [
     "VERDICTS",
     "Beside",
     "Claim",
+    "Difference",
+    "Firmness",
     "Interval",
     "Null",
     "Reading",
@@ -23,12 +26,14 @@ __all__ = [
     "Statement",
     "differences",
     "excess",
+    "firmness",
     "holds",
     "interval",
     "join",
     "judge",
     "opposite",
     "read_results",
+    "reading_of",
     "rule",
     "split",
     "why",

@@ -5,7 +5,7 @@ from typing import Any
 
 from npmoe.calculus.words import one_line
 from npmoe.ledger.readings import Beside, Reading, Size, Statement
-from npmoe.ledger.results import beside_json, reading_json, size_json, statement_json
+from npmoe.ledger.results import beside_json, firmness_json, reading_json, size_json, statement_json
 from npmoe.ledger.verdicts import catching, holds, judge, opposite
 from npmoe.ledger.words import exact_measured, exact_rule, measured, rule
 
@@ -120,7 +120,9 @@ class Claim:
             "note": self.note,
             "beside": [beside_json(b) for b in self.beside],
             "left_out": list(self.left_out),
+            "mute": self.mute,
             "repeat": f"python -m npmoe.reproduce {self.id}{self.options}",
+            "firmness": None if self.mute or primary is None else firmness_json(primary),
             "readings": [reading_json(reading, self.mute) for reading in self.readings],
             "statements": [statement_json(s) for s in self.statements],
         }

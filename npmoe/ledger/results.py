@@ -3,19 +3,24 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from npmoe.files import FileError, read_json
+from npmoe.ledger.firmness import firmness
+from npmoe.ledger.plain import word
 from npmoe.ledger.readings import Beside, Null, Reading, Size, Statement
 from npmoe.ledger.verdicts import Interval, excess, interval, judge
 
 __all__ = [
     "SCHEMA",
+    "Difference",
     "beside_json",
     "differences",
+    "firmness_json",
     "join",
     "read_results",
     "reading_json",
+    "reading_of",
     "size_json",
     "split",
     "statement_json",
@@ -73,6 +78,12 @@ def size_json(size: Size | None, paper: str) -> dict[str, str]:
     low, high = min(size.values), max(size.values)
     measured = f"{low:.3g} to {high:.3g} {size.unit}".strip()
     return {"measured": measured, "paper": paper, "judgement": size.judgement()}
+
+
+def firmness_json(reading: Reading) -> dict[str, Any] | None:
+    """How firm the primary reading's verdict is; None with too few seeds."""
+    found = firmness(reading)
+    return None if found is None else found._asdict()
 
 
 def beside_json(b: Beside) -> dict[str, Any]:
@@ -157,8 +168,18 @@ def split(results: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**head, "claims": [by_id[id] for id in head["claims"]]} for head in heads]
 
 
-def differences(results: dict[str, Any], recorded: dict[str, Any]) -> list[str]:
-    """Where verdicts differ from the recorded ones, a line each; only claims that were run are compared.
+class Difference(NamedTuple):
+    """A claim whose verdict is another than the recorded one, in plain words, and whether one of the two is borderline:
+    it would be another without some one seed."""
+
+    id: str
+    recorded: str
+    now: str
+    borderline: bool
+
+
+def differences(results: dict[str, Any], recorded: dict[str, Any]) -> list[Difference]:
+    """Where verdicts differ from the recorded ones; only claims that were run are compared.
 
     A run of fewer seeds is held against what the recorded numbers of those seeds give: fewer seeds have wider
     intervals, and may end otherwise without any number being another.
@@ -167,32 +188,49 @@ def differences(results: dict[str, Any], recorded: dict[str, Any]) -> list[str]:
     --------
     >>> one, two = ({"claims": [{"id": "A", "verdict": v}]} for v in ("reversed", "undecided"))
     >>> differences(one, two)
-    ['A: recorded undecided, now reversed']
+    [Difference(id='A', recorded='inconclusive', now='contradicted', borderline=False)]
     """
     known = {claim["id"]: claim for claim in recorded["claims"]}
-    lines = []
+    found = []
     for claim in results["claims"]:
         if claim["id"] not in known:
-            lines.append(f"{claim['id']}: not recorded, now {claim['verdict']}")
+            found.append(Difference(claim["id"], "not recorded", word(claim["verdict"]), False))
             continue
-        before = _verdict_on(known[claim["id"]], len((_primary_of(claim) or {"values": ()})["values"]))
-        if before != claim["verdict"]:
-            lines.append(f"{claim['id']}: recorded {before}, now {claim['verdict']}")
-    return lines
+        now = _primary_of(claim)
+        before = _first_seeds(known[claim["id"]], len(now["values"]) if now else 0)
+        verdict = known[claim["id"]]["verdict"] if before is None else judge(before)
+        if verdict != claim["verdict"]:
+            firm = [firmness(reading) for reading in (before, reading_of(now) if now else None) if reading]
+            shaky = any(f is not None and not f.stands for f in firm)
+            found.append(Difference(claim["id"], word(verdict), word(claim["verdict"]), shaky))
+    return found
 
 
 def _primary_of(claim: dict[str, Any]) -> dict[str, Any] | None:
     return next((r for r in claim.get("readings", ()) if r["primary"]), None)
 
 
-def _verdict_on(claim: dict[str, Any], seeds: int) -> str:
-    """The recorded verdict, or where it was recorded with more seeds, that of its first few."""
+def _first_seeds(claim: dict[str, Any], seeds: int) -> Reading | None:
+    """The recorded primary reading on its first few seeds; None where it has none, or not so many."""
     primary = _primary_of(claim)
-    if primary is None or not 0 < seeds < len(primary["values"]):
-        return claim["verdict"]
+    if primary is None or not 0 < seeds <= len(primary["values"]):
+        return None
+    return reading_of(primary, seeds)
+
+
+def reading_of(found: dict[str, Any], seeds: int | None = None) -> Reading:
+    """A reading as it was before `reading_json` wrote it, of all seeds or the first few."""
 
     def first(values: list[float | None]) -> tuple[float, ...]:
         return tuple(math.nan if value is None else value for value in values[:seeds])
 
-    nulls = tuple(Null(n["name"], n["kind"], first(n["values"])) for n in primary["nulls"])
-    return judge(Reading("primary", "measure", "", primary["margin"], first(primary["values"]), nulls))
+    nulls = tuple(Null(n["name"], n["kind"], first(n["values"])) for n in found["nulls"])
+    return Reading(
+        found["name"],
+        found["kind"],
+        found["statistic"],
+        found["margin"],
+        first(found["values"]),
+        nulls,
+        found["primary"],
+    )

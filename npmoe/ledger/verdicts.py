@@ -56,9 +56,9 @@ def interval(values: Sequence[float] | np.ndarray) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def holds(values: Sequence[float], margin: float) -> bool:
+def holds(values: Sequence[float], margin: float, fewest: int = FEWEST_SEEDS) -> bool:
     """T holds: the interval, over at least five seeds, lies above the margin."""
-    return len(values) >= FEWEST_SEEDS and interval(values).low > margin
+    return len(values) >= fewest and interval(values).low > margin
 
 
 def opposite(values: Sequence[float], margin: float) -> bool:
@@ -72,8 +72,8 @@ def excess(reading: Reading, null: Null) -> Interval:
         return interval(np.subtract(reading.values, null.values))
 
 
-def judge(reading: Reading) -> str:
-    """The verdict on one reading (rules 4 to 6).
+def judge(reading: Reading, fewest: int = FEWEST_SEEDS) -> str:
+    """The verdict on one reading (rules 4 to 6); with under `fewest` seeds there is none.
 
     reproduced: T holds and is beyond every null (the interval of T - T0 lies above m). so does the null: T holds, and
     some null's T0 holds too without T being beyond it. reversed: T is opposite. not reproduced: T is absent, its
@@ -85,14 +85,14 @@ def judge(reading: Reading) -> str:
     'reproduced'
     """
     m = reading.margin
-    if len(reading.values) < FEWEST_SEEDS:
+    if len(reading.values) < fewest:
         return "no verdict"
     _, low, high = interval(reading.values)
     if low > m:
         caught = [null for null in reading.nulls if not excess(reading, null).low > m]
         if not caught:
             return "reproduced"
-        return "so does the null" if any(holds(null.values, m) for null in caught) else "undecided"
+        return "so does the null" if any(holds(null.values, m, fewest) for null in caught) else "undecided"
     if high < -m:
         return "reversed"
     return "not reproduced" if low >= -m and high <= m else "undecided"

@@ -13,7 +13,7 @@ import numpy as np
 from npmoe.calculus import check, tree, words
 from npmoe.calculus.factored import Factored
 from npmoe.calculus.products import matmul
-from npmoe.calculus.scalar import ACTIVATIONS, gelu_curvature, silu
+from npmoe.calculus.scalar import ACTIVATIONS, gelu_curvature, silu, slope_of
 from npmoe.calculus.words import one_line
 
 __all__ = ["Expert", "GeluExpert", "SwigluExpert"]
@@ -105,7 +105,9 @@ class GeluExpert(Expert):
 
     def hidden(self, x: Array) -> Array:
         """z = W1 x + b1, (n, h)."""
-        x = check.matrix("x", x, self.W1.shape[1], "this expert")
+        return self._hidden(check.matrix("x", x, self.W1.shape[1], "this expert"))
+
+    def _hidden(self, x: Array) -> Array:
         z = matmul(x, self.W1.T)  # (n, h)
         z += self.b1
         return z
@@ -113,7 +115,7 @@ class GeluExpert(Expert):
     def forward(self, x: Array) -> tuple[Array, GeluTrace]:
         """x (n, d) -> y (n, o) and what `vjp` reads."""
         x = check.matrix("x", x, self.W1.shape[1], "this expert")
-        a, slope = ACTIVATIONS[self.activation](self.hidden(x))  # (n, h), (n, h)
+        a, slope = ACTIVATIONS[self.activation](self._hidden(x))  # (n, h), (n, h)
         y = matmul(a, self.W2.T)  # (n, o)
         y += self.b2
         return y, GeluTrace(x, a, slope)
@@ -123,12 +125,13 @@ class GeluExpert(Expert):
         x, a, slope = trace
         dz = matmul(check.shaped("dy", dy, (len(x), len(self.W2)), "this trace"), self.W2)  # (n, h)
         dz *= slope
-        dself = GeluExpert(matmul(dz.T, x), dz.sum(axis=0), matmul(dy.T, a), dy.sum(axis=0), self.activation)
+        W1, W2 = matmul(dz.T, x), matmul(dy.T, a)  # (h, d), (o, h)
+        dself = tree.alike(self, W1=W1, b1=dz.sum(axis=0), W2=W2, b2=dy.sum(axis=0))
         return (matmul(dz, self.W1) if wrt_x else None), dself
 
     def linearize(self, x: Array) -> Factored:
         """J_n = W2 diag(slope_n) W1: backward reads the same product from the left, ``dy @ W2 * slope @ W1``."""
-        _, slope = ACTIVATIONS[self.activation](self.hidden(check.finite("x", check.floating("x", x))))
+        slope = slope_of(self.activation, self.hidden(check.finite("x", check.floating("x", x))))
         return Factored(L=self.W2, S=slope[None], R=self.W1[None])
 
     def hessian_norm(self, x: Array) -> Array:

@@ -231,8 +231,16 @@ class MoE:
         for J_e in each(visit, range(len(self.experts)), self.experts):
             total += J_e
         if router:
-            F = self._outputs(x, routing)  # (n, o, E)
-            total += np.einsum("noe,ned->od", F, w[:, None, None] * self._gates_jacobian(routing), optimize=True)
+            dgates = self._gates_jacobian(routing)  # (n, E, d), zero where not chosen
+
+            def term(e: int, expert: Any) -> Array:
+                r = self._rows(routing, e)
+                f = expert.forward(x[r])[0]  # (n_e, o)
+                return matmul((w[r, None] * f).T, dgates[r, e])
+
+            # expert by expert: one product over all of them would have other bits with other threads of BLAS
+            for T_e in each(term, range(len(self.experts)), self.experts):
+                total += T_e
         return (total / w.sum()).astype(np.result_type(x, self.router), copy=False)
 
     def _gates_jacobian(self, routing: Routing) -> Array:

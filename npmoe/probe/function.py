@@ -29,6 +29,7 @@ __all__ = [
     "mean_jacobians",
     "mean_spectra",
     "norms",
+    "router_share",
     "survey",
     "token_spectra",
     "weight_norms",
@@ -284,12 +285,24 @@ def layer_norms(site: Site) -> LayerNorms:
     parts = [_Norms(site.n), _Norms(site.n)]
     share = np.zeros(site.n)
     for rows, first, second in layer_jacobians(site):
-        a, b = np.linalg.norm(first, axis=(1, 2)), np.linalg.norm(second, axis=(1, 2))
-        share[rows] = np.divide(b, a + b, out=np.zeros_like(b), where=a + b > 0)
+        share[rows] = _share(first, second)
         parts[0].add(rows, first)
         first += second
         parts[1].add(rows, first)
     return LayerNorms(parts[0].finish(), parts[1].finish(), share)
+
+
+def router_share(site: Site) -> Array:
+    """The last of `layer_norms` alone: |J_router|_F / (|J_experts|_F + |J_router|_F) at every token, (n,)."""
+    share = np.zeros(site.n)
+    for rows, first, second in layer_jacobians(site):
+        share[rows] = _share(first, second)
+    return share
+
+
+def _share(experts: Array, router: Array) -> Array:
+    a, b = np.linalg.norm(experts, axis=(1, 2)), np.linalg.norm(router, axis=(1, 2))
+    return np.divide(b, a + b, out=np.zeros_like(b), where=a + b > 0)
 
 
 class _Norms:

@@ -1,231 +1,239 @@
-"""The marks of a figure's panel, drawn: bands over seeds, null ribbons, strips, matrices, histograms.
+"""The marks of a figure's panel as SVG: bands over seeds, null ribbons, strips, matrices, histograms.
 
-A mark is data (see `read.py`); every function here takes that data and draws it on matplotlib's object-oriented API.
-Matplotlib is imported inside the functions that draw.
+A mark is data (see `read.py`). Colours are CSS variables (--r-ROLE), which page and file define for light and dark.
 """
 
 from __future__ import annotations
 
+import html
 import math
-import textwrap
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from npmoe.report import style
+from npmoe.report.scales import Scale
 
-MANY = 1500  # more points than this are drawn as pixels, or a page of megabytes comes out
+__all__ = ["Frame", "draw", "matrix"]
 
-
-def draw_panel(ax: Any, panel: dict[str, Any], order: dict[tuple[str, str], int]) -> dict[tuple[str, str], Any]:
-    """Draw every mark of a panel on an Axes; returns the legend's handles by (role, name)."""
-    ax.set_title("\n".join(textwrap.wrap(panel["title"], 56)))
-    matrices = [mark for mark in panel["marks"] if mark["kind"] == "matrix"]
-    if matrices:
-        _matrix(ax, matrices[0], panel)
-        return {}
-    handles: dict[tuple[str, str], Any] = {}
-    for mark in panel["marks"]:
-        look = style.look(mark["role"], order.get((mark["role"], mark["name"]), 0))
-        if mark["kind"] == "strip":
-            continue
-        handle = DRAW[mark["kind"]](ax, mark, look, panel)
-        handles.setdefault((mark["role"], mark["name"]), handle)
-    _strips(ax, [mark for mark in panel["marks"] if mark["kind"] == "strip"], panel)
-    for name in ("x", "y"):
-        _scale(ax, name, panel)
-    if not any(mark["kind"] not in ("level", "vline") for mark in panel["marks"]):
-        ax.text(0.5, 0.5, "no data", transform=ax.transAxes, ha="center", va="center", color=style.MUTED)
-    return handles
+Values = Sequence[float | None]
 
 
-def _floats(values: Any) -> np.ndarray:
-    """Numbers with null as NaN."""
-    return np.array(values, dtype=float)
+class Frame(NamedTuple):
+    """The rectangle of a panel that holds its marks, in units of the drawing, and its scales."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    x: Scale
+    y: Scale
+
+    def at(self, x: float | None, y: float | None) -> tuple[float, float] | None:
+        """Where a point stands; None for one without a place."""
+        px, py = self.left + self.width * self.x.place(x), self.top + self.height * (1 - self.y.place(y))
+        return None if math.isnan(px) or math.isnan(py) else (px, py)
 
 
-def _positive(values: np.ndarray, axis: dict[str, Any]) -> np.ndarray:
-    """On a log axis what is not positive has no place: NaN."""
-    return np.where(values > 0, values, np.nan) if axis["scale"] == "log" else values
+def draw(mark: dict[str, Any], look: style.Look, frame: Frame, columns: Sequence[str]) -> str:
+    """One mark in a frame; `columns` are the names of the strips' columns."""
+    return f'<g style="--c:var(--r-{mark["role"]})">{_DRAW[mark["kind"]](mark, look, frame, columns)}</g>'
 
 
-def _line(ax: Any, x: np.ndarray, y: np.ndarray, look: style.Look, label: str) -> Any:
-    every = max(1, len(x) // 8)
-    pattern: Any = (0, look.dashes) if look.dashes else "solid"
-    (line,) = ax.plot(
-        x,
-        y,
-        color=look.colour,
-        linestyle=pattern,
-        marker=look.marker or None,
-        markevery=(every // 2, every),
-        label=label,
-    )
-    return line
+def _path(points: Sequence[tuple[float, float] | None]) -> str:
+    """A broken line through points, with gaps where there is none."""
+    text, pen = [], False
+    for point in points:
+        if point is not None:
+            text.append(f"{'L' if pen else 'M'}{_n(point[0])} {_n(point[1])}")
+        pen = point is not None
+    return "".join(text)
 
 
-def _band(ax: Any, mark: dict[str, Any], look: style.Look, panel: dict[str, Any]) -> Any:
+def _n(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def _stroke(path: str, look: style.Look, width: float = 2) -> str:
+    dashes = f' stroke-dasharray="{" ".join(f"{1.3 * d:g}" for d in look.dashes)}"' if look.dashes else ""
+    return f'<path class="g-line" stroke-width="{width:g}"{dashes} d="{path}"/>' if path else ""
+
+
+def _dots(points: Sequence[tuple[float, float] | None], look: style.Look, size: float = 1.0) -> str:
+    """The marker at every point, as one path."""
+    start, rest = MARKERS[look.marker or "o"]
+    path = "".join(f"M{_n(p[0] + start[0])} {_n(p[1] + start[1])}{rest}" for p in points if p is not None)
+    kind = "g-thin" if look.marker in ("x", "+") else "g-dots"
+    return f'<path class="{kind}" d="{path}"/>' if path else ""
+
+
+#: Each marker as a path that goes on from its first point, about 7 units wide; see `style.MARKER_PATHS`.
+MARKERS: dict[str, tuple[tuple[float, float], str]] = {
+    "o": ((-3.1, 0), "a3.1 3.1 0 1 0 6.2 0a3.1 3.1 0 1 0-6.2 0z"),
+    "s": ((-2.9, -2.9), "h5.8v5.8h-5.8z"),
+    "^": ((0, -3.8), "l3.6 6.6h-7.2z"),
+    "v": ((0, 3.8), "l3.6-6.6h-7.2z"),
+    "D": ((0, -3.9), "l3.9 3.9l-3.9 3.9l-3.9-3.9z"),
+    "p": ((0, -3.7), "l3.5 2.5l-1.4 4.2h-4.2l-1.4-4.2z"),
+    "h": ((0, -3.8), "l3.3 1.9v3.8l-3.3 1.9l-3.3-1.9v-3.8z"),
+    "*": ((0, -5), "l1.3 3.4h3.6l-2.8 2.3l.9 3.5l-3-2l-3 2l.9-3.5l-2.8-2.3h3.6z"),
+    "x": ((-2.8, -2.8), "l5.6 5.6m-5.6 0l5.6-5.6"),
+    "+": ((-3.6, 0), "h7.2m-3.6-3.6v7.2"),
+}
+
+
+def _band(mark: dict[str, Any], look: style.Look, frame: Frame, columns: Sequence[str]) -> str:
     """The mean over seeds as a line, and from the least seed to the greatest as a light band; values (seeds, m)."""
-    x, values = _positive(_floats(mark["x"]), panel["x"]), _positive(_floats(mark["values"]), panel["y"])
-    some = np.isfinite(values).any(axis=0)
-    mean, low, high = (np.full(len(x), np.nan) for _ in range(3))
-    known = np.ma.masked_invalid(values[:, some])
-    if some.any():
-        mean[some], low[some], high[some] = known.mean(axis=0), known.min(axis=0), known.max(axis=0)
-    if len(values) > 1:
-        ax.fill_between(x, low, high, color=look.colour, alpha=0.2, linewidth=0)
-    return _line(ax, x, mean, look, mark["name"])
+    seeds = len(mark["values"])
+    rows = [[v for v in column if _has_place(v, frame.y)] for column in zip(*mark["values"], strict=True)]
+    low, high = ([end(row) if row else None for row in rows] for end in (min, max))
+    mean = [math.fsum(row) / len(row) if row else None for row in rows]
+    return (_area(mark["x"], low, high, frame) if seeds > 1 else "") + _with_dots(mark["x"], mean, look, frame)
 
 
-def _plain_line(ax: Any, mark: dict[str, Any], look: style.Look, panel: dict[str, Any]) -> Any:
-    x, y = _positive(_floats(mark["x"]), panel["x"]), _positive(_floats(mark["y"]), panel["y"])
-    return _line(ax, x, y, look, mark["name"])
+def _has_place(value: float | None, scale: Scale) -> bool:
+    return value is not None and not math.isnan(scale.place(value))
 
 
-def _points(ax: Any, mark: dict[str, Any], look: style.Look, panel: dict[str, Any]) -> Any:
-    x, y = _positive(_floats(mark["x"]), panel["x"]), _positive(_floats(mark["y"]), panel["y"])
-    size = 60.0 if look.marker == "*" else 20.0
-    thin = look.marker in ("x", "+")
-    return ax.scatter(
-        x,
-        y,
-        s=size,
-        color=look.colour,
-        marker=look.marker or "o",
-        alpha=0.95 if mark["role"] == "paper" else 0.75,
-        linewidths=1.1 if thin else 0,
-        label=mark["name"],
-        rasterized=len(x) > MANY,
-        zorder=3,
-    )
+def _with_dots(x: Values, y: Values, look: style.Look, frame: Frame) -> str:
+    points = [frame.at(*point) for point in zip(x, y, strict=True)]
+    every = max(1, len(points) // 8)
+    return _stroke(_path(points), look) + (_dots(points[every // 2 :: every], look) if look.marker else "")
 
 
-def _ribbon(ax: Any, mark: dict[str, Any], look: style.Look, panel: dict[str, Any]) -> Any:
-    x = _positive(_floats(mark["x"]), panel["x"])
-    low, high = (_positive(_floats(mark[end]), panel["y"]) for end in ("low", "high"))
-    for edge in (low, high):
-        ax.plot(x, edge, color=look.colour, linewidth=0.8, linestyle=(0, (3, 2)))
-    return ax.fill_between(x, low, high, color=look.colour, alpha=0.18, linewidth=0, label=mark["name"])
+def _line(mark: dict[str, Any], look: style.Look, frame: Frame, columns: Sequence[str]) -> str:
+    return _with_dots(mark["x"], mark["y"], look, frame)
 
 
-def _level(ax: Any, mark: dict[str, Any], look: style.Look, panel: dict[str, Any]) -> Any:
-    return ax.axhline(mark["y"], color=look.colour, linestyle=(0, look.dashes or (6, 2)), linewidth=1.4)
+def _area(x: Values, low: Values, high: Values, frame: Frame) -> str:
+    """What lies between two curves, in pieces where there are gaps."""
+    path = ""
+    for piece in _pieces([(frame.at(a, b), frame.at(a, c)) for a, b, c in zip(x, low, high, strict=True)]):
+        path += _path([*(top for _, top in piece), *(bottom for bottom, _ in reversed(piece))]) + "z"
+    return f'<path class="g-area" d="{path}"/>' if path else ""
 
 
-def _vline(ax: Any, mark: dict[str, Any], look: style.Look, panel: dict[str, Any]) -> Any:
-    return ax.axvline(mark["x"], color=look.colour, linestyle=(0, (2, 2)), linewidth=1.2)
+def _pieces(pairs: Sequence[tuple[Any, Any]]) -> Iterator[list[tuple[Any, Any]]]:
+    piece: list[tuple[Any, Any]] = []
+    for pair in [*pairs, (None, None)]:
+        if None in pair:
+            if piece:
+                yield piece
+            piece = []
+        else:
+            piece.append(pair)
 
 
-def _hist(ax: Any, mark: dict[str, Any], look: style.Look, panel: dict[str, Any]) -> Any:
+def _points(mark: dict[str, Any], look: style.Look, frame: Frame, columns: Sequence[str]) -> str:
+    return _dots([frame.at(*point) for point in zip(mark["x"], mark["y"], strict=True)], look)
+
+
+def _ribbon(mark: dict[str, Any], look: style.Look, frame: Frame, columns: Sequence[str]) -> str:
+    edge = style.Look(look.colour, (3, 2), "")
+    edges = ([frame.at(*point) for point in zip(mark["x"], mark[end], strict=True)] for end in ("low", "high"))
+    lines = "".join(_stroke(_path(points), edge, 1) for points in edges)
+    return _area(mark["x"], mark["low"], mark["high"], frame) + lines
+
+
+def _level(mark: dict[str, Any], look: style.Look, frame: Frame, columns: Sequence[str]) -> str:
+    height = frame.top + frame.height * (1 - frame.y.place(mark["y"]))
+    if math.isnan(height):
+        return ""
+    path = f"M{_n(frame.left)} {_n(height)}h{_n(frame.width)}"
+    return _stroke(path, look if look.dashes else look._replace(dashes=(6, 2)), 1.7)
+
+
+def _vline(mark: dict[str, Any], look: style.Look, frame: Frame, columns: Sequence[str]) -> str:
+    across = frame.left + frame.width * frame.x.place(mark["x"])
+    path = "" if math.isnan(across) else f"M{_n(across)} {_n(frame.top)}v{_n(frame.height)}"
+    return _stroke(path, look._replace(dashes=(2, 2)), 1.5)
+
+
+def _hist(mark: dict[str, Any], look: style.Look, frame: Frame, columns: Sequence[str]) -> str:
     """Counts between edges as a filled outline."""
-    edges, counts = _floats(mark["edges"]), np.nan_to_num(_floats(mark["counts"]))
-    ax.stairs(counts, edges, color=look.colour, fill=True, alpha=0.18, linewidth=0)
-    return ax.stairs(
-        counts, edges, color=look.colour, linewidth=1.4, linestyle=(0, look.dashes) if look.dashes else "-"
-    )
+    edges, counts = mark["edges"], [count or 0 for count in mark["counts"]]
+    floor = max(frame.y.low, 0)
+    corners = [(edges[0], floor)]
+    for i, count in enumerate(counts):
+        corners += [(edges[i], max(count, floor)), (edges[i + 1], max(count, floor))]
+    path = _path([frame.at(*corner) for corner in [*corners, (edges[-1], floor)]])
+    return f'<path class="g-area" d="{path}z"/>' + _stroke(path, look, 1.6)
 
 
-DRAW = {
+def _strip(mark: dict[str, Any], look: style.Look, frame: Frame, columns: Sequence[str]) -> str:
+    """Seeds as dots in a column, spread sideways in the order of the seeds, and their mean as a bar."""
+    column, values = columns.index(mark["name"]), mark["values"]
+    spread = np.linspace(-0.16, 0.16, len(values)).tolist() if len(values) > 1 else [0.0] * len(values)
+    dots = [frame.at(column + aside, value) for aside, value in zip(spread, values, strict=True)]
+    known = [value for value in values if _has_place(value, frame.y)]
+    mean = math.fsum(known) / len(known) if known else None
+    bar = _path([frame.at(column - 0.28, mean), frame.at(column + 0.28, mean)])
+    return _dots(dots, look) + _stroke(bar, look._replace(dashes=()), 2)
+
+
+_DRAW = {
     "band": _band,
-    "line": _plain_line,
+    "line": _line,
     "points": _points,
     "ribbon": _ribbon,
     "level": _level,
     "vline": _vline,
     "hist": _hist,
+    "strip": _strip,
 }
 
 
-def _strips(ax: Any, marks: list[dict[str, Any]], panel: dict[str, Any]) -> None:
-    """Seeds as dots, one column for each name, spread sideways in the order of the seeds."""
-    if not marks:
-        return
-    names = list(dict.fromkeys(mark["name"] for mark in marks))
-    for mark in marks:
-        look, values = style.look(mark["role"]), _positive(_floats(mark["values"]), panel["y"])
-        column = names.index(mark["name"])
-        spread = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else np.zeros(len(values))
-        width = 1.1 if look.marker in ("x", "+") else 0
-        ax.scatter(
-            column + spread, values, s=24, color=look.colour, marker=look.marker or "o", linewidths=width, alpha=0.85
-        )
-        known = values[np.isfinite(values)]
-        if len(known):
-            ax.plot([column - 0.28, column + 0.28], [known.mean()] * 2, color=look.colour, linewidth=1.6)
-    many = len(names) > 6
-    wrap = 26 if many else max(8, 60 // len(names))
-    labels = ["\n".join(textwrap.wrap(name, wrap)) for name in names]
-    turned = {"rotation": 35, "ha": "right", "rotation_mode": "anchor", "fontsize": 7} if many else {}
-    ax.set_xticks(range(len(names)), labels, **turned)
-    ax.set_xlim(-0.6, len(names) - 0.4)
-    ax.grid(False, axis="x")
-    ax.tick_params(axis="x", length=0)
+# ---- matrices --------------------------------------------------------------------------------------------------------
 
 
-def _scale(ax: Any, name: str, panel: dict[str, Any]) -> None:
-    """The label and the scale of an axis, with ticks written as plain numbers."""
-    from matplotlib import ticker
-
-    axis, along = panel[name], ax.xaxis if name == "x" else ax.yaxis
-    along.set_label_text("\n".join(textwrap.wrap(axis["label"], 58 if name == "x" else 40)))
-    if name == "x" and any(mark["kind"] == "strip" for mark in panel["marks"]):
-        return
-    limits = along.get_data_interval()
-    if axis["scale"] == "log" and np.all(np.isfinite(limits)) and limits[1] > 0:
-        (ax.set_xscale if name == "x" else ax.set_yscale)("log")
-        least = along.get_minpos()
-        decades = math.log10(limits[1] / least) if least > 0 else 0
-        along.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if decades < 1.7 else (1,), numticks=9))
-        along.set_minor_formatter(ticker.NullFormatter())
-        if decades < 0.7:
-            along.set_major_locator(ticker.MaxNLocator(5))
-            along.set_minor_locator(ticker.NullLocator())
-    elif axis["scale"] == "symlog":
-        sizes = np.abs(limits[np.isfinite(limits)])
-        top = sizes.max() if sizes.size and sizes.max() > 0 else 1.0
-        linear = axis.get("linear") or 10.0 ** (math.floor(math.log10(top)) - 2)
-        (ax.set_xscale if name == "x" else ax.set_yscale)("symlog", linthresh=linear)
-    else:
-        along.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    along.set_major_formatter(ticker.FuncFormatter(lambda value, _: style.plain(value)))
-
-
-def _matrix(ax: Any, mark: dict[str, Any], panel: dict[str, Any]) -> None:
+def matrix(mark: dict[str, Any], left: float, top: float, width: float, height: float) -> str:
     """A heat map that diverges from its centre, (rows, columns), with a colour bar; small ones with their numbers."""
-    from matplotlib import ticker
-    from matplotlib.colors import LinearSegmentedColormap, Normalize
-
-    values, center = np.ma.masked_invalid(_floats(mark["values"])), mark["center"]
-    spread = float(np.abs(values - center).max()) if values.count() else 1.0
-    limit = mark["limit"] or spread or 1.0
-    colours = LinearSegmentedColormap.from_list("diverging", style.DIVERGING).with_extremes(bad=style.GRID)
-    norm = Normalize(center - limit, center + limit)
+    values, center = np.array(mark["values"], dtype=float), mark["center"]
+    known = np.abs(values[~np.isnan(values)] - center)
+    limit = mark["limit"] or float(known.max(initial=0)) or 1.0
     rows, columns = values.shape
-    if values.size <= 900:
-        gap = 0.6 if values.size <= 300 else 0.0
-        shown = ax.pcolormesh(values, cmap=colours, norm=norm, edgecolors=style.PAPER, linewidth=gap)
-        ax.invert_yaxis()
-    else:
-        extent = (0, columns, rows, 0)
-        shown = ax.imshow(values, cmap=colours, norm=norm, extent=extent, aspect="auto", interpolation="nearest")
-    if rows <= 10 and columns <= 10:
-        decimals = min(max(0, 1 - math.floor(math.log10(limit))), 4)
-        for (i, j), value in np.ndenumerate(values.filled(np.nan)):
-            deep = abs(value - center) > 0.75 * limit
-            colour = "#fdfdfd" if deep else "#111317"  # the cells are the same in light and dark: so is their ink
+    w, h = (width - 62) / columns, height / rows
+    parts = []
+    for (i, j), value in np.ndenumerate(values):
+        x, y = left + j * w, top + i * h
+        share = 0.0 if math.isnan(value) else (value - center) / limit
+        fill = "var(--grid)" if math.isnan(value) else style.diverging(share)
+        parts.append(f'<rect x="{_n(x)}" y="{_n(y)}" width="{w:.2f}" height="{h:.2f}" fill="{fill}"/>')
+        if rows <= 10 and columns <= 10:
+            decimals = min(max(0, 1 - math.floor(math.log10(limit))), 4)
             text = "–" if math.isnan(value) else f"{value:.{decimals}f}".replace("-", "−")
-            ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=6.3, color=colour)
-    for set_ticks, labels in ((ax.set_xticks, mark["columns"]), (ax.set_yticks, mark["rows"])):
+            # the cells are the same in light and dark: so is their ink, but for cells without a value
+            ink = "var(--muted)" if math.isnan(value) else "#fdfdfd" if abs(share) > 0.75 else "#111317"
+            parts.append(f'<text class="g-cell" x="{_n(x + w / 2)}" y="{_n(y + h / 2 + 3)}" fill="{ink}">{text}</text>')
+    for labels, along in ((mark["columns"], True), (mark["rows"], False)):
         step = math.ceil(len(labels) / 16)
-        set_ticks(np.arange(0, len(labels), step) + 0.5, [str(label) for label in labels[::step]])
-    if len(mark["columns"]) <= 16 and max(len(str(label)) for label in mark["columns"]) * columns > 48:
-        ax.tick_params(axis="x", rotation=40)
-    over = bool((np.abs(values - center) > limit * (1 + 1e-9)).any())
-    bar = ax.figure.colorbar(shown, ax=ax, shrink=0.92, pad=0.02, extend="both" if over else "neither")
-    bar.ax.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: style.plain(value)))
-    bar.outline.set_visible(False)
-    if mark["name"]:
-        bar.set_label(mark["name"])
-    ax.set(xlabel=panel["x"]["label"], ylabel=panel["y"]["label"])
-    ax.grid(False)
-    ax.tick_params(length=0)
+        for i in range(0, len(labels), step):
+            text = html.escape(str(labels[i]))
+            if along:
+                at = f'x="{_n(left + (i + 0.5) * w)}" y="{_n(top + height + 14)}"'
+                parts.append(f'<text class="g-tick g-mid" {at}>{text}</text>')
+            else:
+                parts.append(
+                    f'<text class="g-tick g-end" x="{_n(left - 5)}" y="{_n(top + (i + 0.5) * h + 4)}">{text}</text>'
+                )
+    return "".join(parts) + _bar(
+        center, limit, left + width - 48, top, height, bool((known > limit * (1 + 1e-9)).any())
+    )
+
+
+def _bar(center: float, limit: float, left: float, top: float, height: float, over: bool) -> str:
+    """The colours of a matrix beside their numbers; `over`: some are beyond the ends."""
+    steps = 24
+    parts = [
+        f'<rect x="{_n(left)}" y="{_n(top + height * i / steps)}" width="11" height="{height / steps + 0.4:.2f}" '
+        f'fill="{style.diverging(1 - 2 * (i + 0.5) / steps)}"/>'
+        for i in range(steps)
+    ]
+    for share in (1, 0.5, 0, -0.5, -1):
+        beyond = ("≥ " if share > 0 else "≤ ") if over and abs(share) == 1 else ""
+        text = beyond + style.plain(float(f"{center + share * limit:.2g}"))
+        parts.append(
+            f'<text class="g-tick" x="{_n(left + 15)}" y="{_n(top + height * (1 - share) / 2 + 4)}">{text}</text>'
+        )
+    return "".join(parts)

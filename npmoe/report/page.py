@@ -9,28 +9,32 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from npmoe.files import write
+from npmoe.ledger.plain import MEANINGS, agreement, firm, smallest_effect
 from npmoe.report import style
 from npmoe.report.curve import curve
-from npmoe.report.figure import figure_files, legend, panel_svg
+from npmoe.report.effect import effect_svg, statements_svg
+from npmoe.report.figure import figure_file, legend, panel_svg
 from npmoe.report.read import read_figure, read_results
 
 HERE = Path(__file__).parent
-# each verdict: the class that gives its colour, the glyph in the page's sprite, and what the word means
-WORDS = {
-    "reproduced": ("good", "check", "T holds (its whole interval lies above the margin) and is beyond every null."),
-    "so does the null": ("same", "waves", "T holds, but for some null T holds as well and ours is not beyond it."),
-    "reversed": ("turned", "turn", "The whole interval lies below minus the margin: the opposite of the claim holds."),
-    "not reproduced": ("none", "ring", "The whole interval lies within the margins: there is no effect that matters."),
-    "undecided": ("open", "question", "None of these: the seeds leave it open."),
-    "proved": ("proof", "square", "An exact statement: an identity or bound, with no violation on any model measured."),
-    "refuted": ("wrong", "cross", "An exact statement with a counter-example, which is printed."),
-    "not tested": ("absent", "dash", "The data or models that it needs are not here."),
-    "no verdict": ("absent", "dot", "A quick run: its numbers only show that the machinery works."),
+# each verdict in plain words: the class that gives its colour, and the glyph in the page's sprite
+LOOKS = {
+    "reproduced": ("good", "check"),
+    "matched by chance": ("same", "waves"),
+    "matched by the control": ("same", "waves"),
+    "contradicted": ("turned", "turn"),
+    "no effect": ("none", "ring"),
+    "inconclusive": ("open", "question"),
+    "proved": ("proof", "square"),
+    "refuted": ("wrong", "cross"),
+    "not tested": ("absent", "dash"),
+    "no verdict yet": ("absent", "dot"),
 }
+WORDS = {word: (*LOOKS[word], meaning) for word, meaning in MEANINGS.items()}
 
 
 def write_report(output: Path) -> Path:
-    """Draw output/figures/*.json as SVG and PNG, write the pages from them and from output/results.json.
+    """Draw output/figures/*.json as SVG, write the pages from them and from output/results.json.
 
     One paper has output/index.html; several have a page each, such as output/sc1.html, and output/index.html leads to
     them, and to the battery's page, output/verify.html, where there is one. Returns the path of the front page. Raises
@@ -38,19 +42,17 @@ def write_report(output: Path) -> Path:
     nothing was written.
     """
     output = Path(output)
-    parts, ties = read_results(output / "results.json")
+    parts, ties, found = read_results(output / "results.json")
     figures = {part["word"]: _figures(output / "figures", part["figures"]) for part in parts}
     for name, figure in (pair for found in figures.values() for pair in found):
-        drawn, pixels = figure_files(figure, name)
-        write(output / "figures" / f"{name}.svg", drawn)
-        write(output / "figures" / f"{name}.png", pixels)
+        write(output / "figures" / f"{name}.svg", figure_file(figure))
     front = output / "index.html"
     if len(parts) == 1:
-        write(front, _page(parts[0], figures[parts[0]["word"]], []).encode())
+        write(front, _page(parts[0], figures[parts[0]["word"]], [], found).encode())
         return front
     for part in parts:
-        write(output / f"{part['word']}.html", _page(part, figures[part["word"]], parts).encode())
-    write(front, _front(parts, ties, verified=(output / "verify.html").exists()).encode())
+        write(output / f"{part['word']}.html", _page(part, figures[part["word"]], parts, []).encode())
+    write(front, _front(parts, ties, found, verified=(output / "verify.html").exists()).encode())
     return front
 
 
@@ -77,13 +79,14 @@ def world() -> Environment:
         keep_trailing_newline=True,
     )
     env.filters |= {"interval": style.interval, "number": style.number, "plain": _plain, "minus": style.minus}
-    env.globals |= {"estimate": style.estimate, "words": WORDS}
+    env.globals |= {"estimate": style.estimate, "words": WORDS, "agreement": agreement, "firm": firm}
+    env.globals |= {"smallest_effect": smallest_effect}
     env.globals |= {"css": (HERE / "page.css").read_text(encoding="utf-8")}
     return env
 
 
-def _front(parts: list[dict[str, Any]], ties: list[dict[str, Any]], verified: bool) -> str:
-    """The page that ties the papers together: questions that several speak to, and all claims.
+def _front(parts: list[dict[str, Any]], ties: list[dict[str, Any]], found: list[dict[str, Any]], verified: bool) -> str:
+    """The page that ties the papers together: findings, all claims, and questions that several papers speak to.
 
     `verified` says whether the battery's page lies beside it.
     """
@@ -94,20 +97,50 @@ def _front(parts: list[dict[str, Any]], ties: list[dict[str, Any]], verified: bo
         papers.append({"data": part, "href": href, "claims": [(claim, slugs[claim["id"]]) for claim in part["claims"]]})
         known |= {claim["id"]: {"data": claim, "href": f"{href}#{slugs[claim['id']]}"} for claim in part["claims"]}
     shown = [{**tie, "claims": [known[id] for id in tie["claims"] if id in known]} for tie in ties]
-    count = {word: sum(c["verdict"] == word for part in parts for c in part["claims"]) for word in WORDS}
+    count = {word: sum(c["word"] == word for part in parts for c in part["claims"]) for word in WORDS}
     page = world().get_template("front.html.j2")
     return page.render(
-        papers=papers, verified=verified, count=count, ties=[tie for tie in shown if len(tie["claims"]) > 1]
+        papers=papers,
+        verified=verified,
+        count=count,
+        ties=[tie for tie in shown if len(tie["claims"]) > 1],
+        findings=_cards(found, known),
+        waiting=[part for part in parts if part["progress"] is not None],
     )
 
 
-def _page(results: dict[str, Any], figures: list[tuple[str, dict[str, Any]]], parts: list[dict[str, Any]]) -> str:
-    """One paper's page; `parts` are the papers to which it leads on."""
+def _cards(found: list[dict[str, Any]], known: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Findings with their claim and its small picture."""
+    cards = []
+    for i, finding in enumerate(found):
+        claim = known.get(finding["id"])
+        if claim is not None:
+            cards.append(
+                {**finding, "href": claim["href"], "claim": claim["data"], "svg": _effect(claim["data"], f"f{i}")}
+            )
+    return cards
+
+
+def _effect(claim: dict[str, Any], prefix: str) -> str:
+    """The small picture of a claim's effect; none where it has no numbers."""
+    if claim["effect"]:
+        return effect_svg(claim["effect"], prefix)
+    return statements_svg(claim, prefix) if claim["statements"] else ""
+
+
+def _page(
+    results: dict[str, Any],
+    figures: list[tuple[str, dict[str, Any]]],
+    parts: list[dict[str, Any]],
+    found: list[dict[str, Any]],
+) -> str:
+    """One paper's page; `parts` are the papers to which it leads on, `found` what it opens with if it stands alone."""
     slugs = _slugs([claim["id"] for claim in results["claims"]] + [f"figure {name}" for name, _ in figures])
     claims = [
         _claim(claim, slugs[claim["id"]], [pair for pair in figures if claim["id"] in pair[1]["claims"]], slugs)
         for claim in results["claims"]
     ]
+    known = {claim["id"]: {"data": claim, "href": f"#{slugs[claim['id']]}"} for claim in results["claims"]}
     readings = [reading for claim in results["claims"] for reading in claim["readings"]]
     return (
         world()
@@ -118,6 +151,7 @@ def _page(results: dict[str, Any], figures: list[tuple[str, dict[str, Any]]], pa
             figures=[_figure(name, figure, slugs) for name, figure in figures],
             readings=len(readings),
             parts=parts,
+            findings=_cards(found, known),
         )
     )
 
@@ -142,10 +176,9 @@ def _claim(claim: dict[str, Any], slug: str, figures: list[tuple[str, Any]], slu
         "data": claim,
         "slug": slug,
         "primary": primary,
-        "headline": claim["headline"].removeprefix(claim["verdict"]).lstrip(" ;,:"),
+        "effect": _effect(claim, slug),
         "curve": curve(claim, slug) if claim["readings"] else None,
         "longest": max((len(reading["name"]) for reading in claim["readings"]), default=0),
-        "word": WORDS[claim["verdict"]],
         "figures": [{"slug": slugs[f"figure {name}"], "id": figure["id"]} for name, figure in figures],
         "kinds": sorted({reading["kind"] for reading in claim["readings"]}),
         "nulls": sorted({null["kind"] for reading in claim["readings"] for null in reading["nulls"]}),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from npmoe.calculus.words import one_line
 from npmoe.ledger import VERDICTS, split
+from npmoe.ledger.plain import MEANINGS, word, word_of
 from npmoe.report.fields import check_numbers, need, optional, read_json, shown
 from npmoe.report.style import ROLES
 
@@ -28,8 +30,19 @@ MARKS = {
 # Results
 
 
-def read_results(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The results of each paper in a ledger, with every optional field filled in, and the questions that tie them.
+class Ledger(NamedTuple):
+    """The results of each paper, the questions that tie them, and the findings that the front page opens with."""
+
+    parts: list[dict[str, Any]]
+    ties: list[dict[str, Any]]
+    findings: list[dict[str, Any]]
+
+    def __repr__(self) -> str:
+        return one_line(self)
+
+
+def read_results(path: Path) -> Ledger:
+    """The results of each paper in a ledger, with every optional field filled in.
 
     Raises ValueError that names field and file.
     """
@@ -54,7 +67,13 @@ def read_results(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
             raise ValueError(f"expected a tie to be an object; got {shown(tie)} {at}")
         need(tie, "says", str, "a tie", at)
         need(tie, "claims", list, "a tie", at)
-    return parts, ties
+    found = optional(ledger, "findings", list, [], "results", at)
+    for finding in found:
+        if not isinstance(finding, dict):
+            raise ValueError(f"expected a finding to be an object; got {shown(finding)} {at}")
+        for key in ("id", "title", "says"):
+            need(finding, key, str, "a finding", at)
+    return Ledger(parts, ties, found)
 
 
 def _part(results: dict[str, Any], at: str) -> dict[str, Any]:
@@ -72,7 +91,9 @@ def _part(results: dict[str, Any], at: str) -> dict[str, Any]:
     optional(results, "environment", dict, {}, "results", at)
     for key in ("notes", "figures"):
         optional(results, key, list, [], "results", at)
-    optional(results, "seeds", int, None, "results", at)
+    for key in ("seeds", "progress"):
+        optional(results, key, int, None, "results", at)
+    optional(results, "recorded", bool, False, "results", at)
     return results
 
 
@@ -85,6 +106,11 @@ def _claim(claim: Any, where: str, at: str) -> None:
     for key in ("paper_value", "statistic", "unit", "headline", "rule", "measured", "note", "repeat"):
         optional(claim, key, str, "", where, at)
     optional(claim, "margin", float, None, where, at)
+    optional(claim, "mute", bool, False, where, at)
+    for key in ("because", "sentence"):
+        optional(claim, key, str, "", where, at)
+    _effect(claim, where, at)
+    _firmness(claim, where, at)
     size = optional(claim, "size", dict, {}, where, at)
     for key, empty in (("measured", ""), ("paper", ""), ("judgement", "not given")):
         optional(size, key, str, empty, f"{where}, size", at)
@@ -99,6 +125,40 @@ def _claim(claim: Any, where: str, at: str) -> None:
         _reading(reading, where, at)
     for statement in optional(claim, "statements", list, [], where, at):
         _statement(statement, where, at)
+    primary = next((reading for reading in claim["readings"] if reading["primary"]), None)
+    optional(claim, "word", str, primary["word"] if primary else word(claim["verdict"]), where, at)
+    if claim["word"] not in MEANINGS:
+        raise ValueError(f"expected {where}, word one of {', '.join(MEANINGS)}; got {shown(claim['word'])} {at}")
+
+
+def _effect(claim: dict[str, Any], where: str, at: str) -> None:
+    effect = optional(claim, "effect", dict, None, where, at)
+    if effect is None:
+        return
+    where = f"{where}, effect"
+    need(effect, "what", str, where, at)
+    if any(effect.get(key) is None for key in ("mean", "none", "claimed")):
+        claim["effect"] = None  # undefined: there is nothing to draw
+        return
+    for key in ("mean", "none", "claimed"):
+        need(effect, key, float, where, at)
+    for key in ("low", "high"):
+        optional(effect, key, float, None, where, at)
+    check_numbers(need(effect, "values", list, where, at), f"{where}, values", at)
+    for null in need(effect, "nulls", list, where, at):
+        if not isinstance(null, dict):
+            raise ValueError(f"expected a null of {where} to be an object; got {shown(null)} {at}")
+        name = need(null, "name", str, f"{where}, a null", at)
+        need(null, "kind", str, f"{where}, null {name!r}", at, ("chance", "control"))
+        check_numbers(need(null, "values", list, f"{where}, null {name!r}", at), f"{where}, null {name!r}, values", at)
+
+
+def _firmness(claim: dict[str, Any], where: str, at: str) -> None:
+    found = optional(claim, "firmness", dict, None, where, at)
+    if found is not None:
+        need(found, "stands", bool, f"{where}, firmness", at)
+        need(found, "without", dict, f"{where}, firmness", at)
+        optional(found, "seeds", int, None, f"{where}, firmness", at)
 
 
 def _reading(reading: Any, where: str, at: str) -> None:
@@ -114,6 +174,7 @@ def _reading(reading: Any, where: str, at: str) -> None:
         need(null, "kind", str, null_where, at, ("chance", "control"))
         for key in ("excess_low", "excess_high"):
             optional(null, key, float, None, null_where, at)
+    optional(reading, "word", str, word_of(reading), where, at)
 
 
 def _statement(statement: Any, where: str, at: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Look(NamedTuple):
@@ -37,6 +37,8 @@ MORE_MARKERS = ("s", "^", "D", "v", "p", "h", "o")
 
 INK, MUTED, GRID, PAPER = "#1b1e23", "#59606a", "#dcdfe3", "#fefefe"
 DIVERGING = ("#1a62a3", "#8fb8d8", "#f4f3f0", "#e9a981", "#b8480b")  # below, at and above the centre of a matrix
+
+FONTS = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,'Noto Sans','DejaVu Sans',sans-serif"
 
 # The same markers for legends in HTML, about the origin, some 9 units wide.
 MARKER_PATHS = {
@@ -105,6 +107,14 @@ def estimate(middle: float | None, low: float | None, high: float | None) -> str
     return f"{_fixed(middle, _decimals(low, high, 1))} {interval(low, high)}"
 
 
+def diverging(share: float) -> str:
+    """The colour of a cell that lies at a share of the limit from the centre, -1 to 1; beyond, that of the end."""
+    at = 2 + 2 * min(max(share, -1.0), 1.0)
+    i = min(int(at), 3)
+    low, high = (tuple(int(DIVERGING[j][k : k + 2], 16) for k in (1, 3, 5)) for j in (i, i + 1))
+    return "#" + "".join(f"{round(a + (at - i) * (b - a)):02x}" for a, b in zip(low, high, strict=True))
+
+
 def minus(text: str) -> str:
     """Text with hyphens before digits turned into minus signs: -0.3 but not SC-3."""
     return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
@@ -152,42 +162,3 @@ def legend_key(kind: str, role: str, variant: int) -> str:
         f'<svg class="key" style="--c:var(--r-{html.escape(role)})" width="36" height="14" viewBox="0 0 36 14" '
         f'aria-hidden="true">{parts[kind]}</svg>'
     )
-
-
-def matplotlib_settings(salt: str) -> dict[str, Any]:
-    """Settings under which the same figure gives the same bytes, with text kept as text."""
-    return {
-        "svg.fonttype": "none",
-        "svg.hashsalt": salt,
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 9.0,
-        "text.parse_math": False,
-        "text.color": INK,
-        "axes.edgecolor": MUTED,
-        "axes.labelcolor": INK,
-        "axes.linewidth": 0.7,
-        "axes.titlesize": 9.5,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "axes.facecolor": "none",
-        "grid.color": GRID,
-        "grid.linewidth": 0.6,
-        "xtick.color": MUTED,
-        "ytick.color": MUTED,
-        "xtick.labelcolor": INK,
-        "ytick.labelcolor": INK,
-        "xtick.labelsize": 8.0,
-        "ytick.labelsize": 8.0,
-        "xtick.major.width": 0.7,
-        "ytick.major.width": 0.7,
-        "legend.frameon": False,
-        "legend.fontsize": 8.0,
-        "lines.linewidth": 1.6,
-        "lines.markersize": 4.5,
-        "hatch.linewidth": 0.5,
-    }

@@ -1,10 +1,13 @@
-"""`python -m npmoe.reproduce`: every claim beside our number, its spread over seeds and what chance alone gives."""
+"""`python -m npmoe.reproduce`: every claim beside our number, its spread over seeds and what null models give."""
 
 import argparse
 import difflib
 import os
+import shutil
 import sys
+import textwrap
 import time
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,15 @@ from typing import Any
 from npmoe.ledger import differences, read_results, why
 from npmoe.reproduce import run
 from npmoe.reproduce.experiment import Trial
+from npmoe.reproduce.live import Live
+from npmoe.reproduce.markdown import results_page
 from npmoe.reproduce.paper import Paper, reads
 from npmoe.reproduce.papers import PAPERS
 from npmoe.reproduce.routing_reflects_geometry import counts
 from npmoe.reproduce.run import say
-from npmoe.sweep import SweepError, in_stages
+from npmoe.sweep import SweepError, executor, in_order
 
+TAB = "    "
 Asked = list[tuple[Paper, tuple[str, ...]]]
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 RECORDED_SEEDS = 8
@@ -34,15 +40,16 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
     """The options, as `--help` shows them."""
     p = argparse.ArgumentParser(
         prog=prog,
-        description="Reproduce a paper's claims: each beside our number, its spread over seeds and what chance gives.",
+        description="Test the claims of papers on the geometry of mixture-of-experts layers. Each claim is measured "
+        "over several seeds and compared with null models; results go to a page that fills in from the first seed on.",
         epilog="Exit status: 0 done, 1 a check that was asked for failed, 2 the call was wrong. "
-        "A killed run continues where it stopped when it is called again.",
+        "A run that was interrupted continues where it stopped when it is called again.",
     )
     what = f"papers ({_words()}) or claims (SC1.3 GA.2); default all"
     p.add_argument("what", nargs="*", metavar="PAPER|CLAIM", help=what)
     mode = p.add_mutually_exclusive_group()
-    mode.add_argument("--full", action="store_true", help="every train reading as well, eight seeds: two hours or more")
-    mode.add_argument("--quick", action="store_true", help="under a minute, on a small model; verdicts mean nothing")
+    mode.add_argument("--full", action="store_true", help="every interpretation, eight seeds: an hour or so")
+    mode.add_argument("--quick", action="store_true", help="half a minute, on a small model; its verdicts mean nothing")
     p.add_argument("--seeds", type=_positive, metavar="N", help="number of seeds (5; 8 with --full; 2 with --quick)")
     p.add_argument("--jobs", type=_positive, metavar="N", default=os.cpu_count() or 1, help="runs at once (all cores)")
     p.add_argument(
@@ -51,15 +58,24 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
         default="processes",
         help="processes (default), threads, serial, or a dask scheduler such as tcp://host:8786",
     )
-    p.add_argument("--output", type=Path, metavar="DIR", default=Path("out"), help="where results go (out)")
+    mode.add_argument(
+        "--recorded", action="store_true", help="the recorded results as pages, without computing anything"
+    )
+    p.add_argument("--output", type=Path, metavar="DIR", help="where results go (out; recorded with --recorded)")
+    p.add_argument("--open", action="store_true", help="open the page in a browser as soon as it is there")
     p.add_argument("--fresh", action="store_true", help="compute again what is there already")
-    p.add_argument("--check", action="store_true", help="exit 1 where a verdict differs from the recorded ledger")
-    p.add_argument("--record", action="store_true", help="with --full: make this the recorded ledger")
-    p.add_argument("--why", action="store_true", help="print statistic, margin, readings, nulls and the rule applied")
+    p.add_argument("--check", action="store_true", help="exit 1 if a firm verdict differs from the recorded one")
+    p.add_argument("--record", action="store_true", help="with --full: record these results in the package")
+    p.add_argument(
+        "--why",
+        action="store_true",
+        help="print each claim in full: statistic, interpretations, null models, and the rule as applied",
+    )
     p.add_argument(
         "--counts", type=Path, metavar="FILE", help="with my: answer what routing counts of real models can, and stop"
     )
-    p.add_argument("--list", action="store_true", help="list claims and readings, and run nothing")
+    p.add_argument("--list", action="store_true", help="list claims and interpretations, and run nothing")
+    p.add_argument("--markdown", action="store_true", help="with --recorded: print the results as Markdown, and stop")
     return p
 
 
@@ -101,6 +117,11 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         asked = claims_of(args.what)
         if args.counts:
             return _counts(args, asked)
+        args.output = args.output or Path("recorded" if args.recorded else "out")
+        if args.markdown and not args.recorded:
+            raise ValueError("expected --markdown with --recorded, whose results it prints")
+        if args.recorded:
+            return _recorded(args, asked)
         made = [
             (paper, paper.experiment.plan(ids, full=args.full, quick=args.quick, seeds=args.seeds))
             for paper, ids in asked
@@ -134,31 +155,83 @@ def _counts(args: argparse.Namespace, asked: Asked) -> int:
     return DONE
 
 
+def _recorded(args: argparse.Namespace, asked: Asked) -> int:
+    """Pages, figures and table of the recorded ledger, without computing anything."""
+    found = run.recorded([paper.word for paper, _ in asked])
+    if args.markdown:
+        print(results_page(found))
+        return DONE
+    _ours(args.output)
+    mine = [part["word"] for part in run.parts(args.output) if not part.get("recorded")]
+    if mine:
+        raise ValueError(
+            f"expected a folder without results of your own; {args.output} has some of {', '.join(mine)}. "
+            "Choose another --output"
+        )
+    for results, drawn in found:
+        page = run.write(args.output, results, drawn)
+    ids = {id for _, ids in asked for id in ids}
+    claims = [claim for results, _ in found for claim in results["claims"] if claim["id"] in ids]
+    print("\n\n".join(why(claim) for claim in claims) if args.why else summary(claims))
+    say(f"{page} (recorded with {found[0][0]['seeds']} seeds; nothing was computed)")
+    _open(args, page)
+    return DONE
+
+
 def _carry_out(args: argparse.Namespace, made: list[tuple[Paper, Trial]]) -> int:
     # what would be an error after an hour is one now
-    recorded = _recorded() if args.check else None
+    known = _ledger() if args.check else None
     run.parts(args.output)
-    stranger = run.foreign(args.output)
-    if stranger:
-        raise ValueError(
-            f"expected an empty folder or one of earlier results; {args.output} holds {stranger} and no results.json. "
-            "Choose another --output, or move it away"
-        )
+    _ours(args.output)
+    with executor(args.executor, args.jobs):
+        pass  # one that cannot be had is named now, before anything is written
     if args.quick:
         say("quick: a small model and few seeds; its verdicts mean nothing.")
+    start = time.monotonic()
+    _begin(args, made)
     found = [_paper(args, paper, plan) for paper, plan in made]
-    claims = [claim for results in found for claim in results["claims"]]
+    claims = [claim for results, _ in found for claim in results["claims"]]
     print("\n\n".join(why(claim) for claim in claims) if args.why else summary(claims))
     if args.record:
-        for results in found:
-            say(f"recorded in {run.record(results)}")
-    return DONE if recorded is None else _check(claims, recorded)
+        how = {"seconds": round(time.monotonic() - start), "jobs": args.jobs, "commit": run.commit()}
+        for results, drawn in found:
+            say(f"recorded in {run.record(results, drawn, how)}")
+    return DONE if known is None else _check(claims, known)
 
 
-def _paper(args: argparse.Namespace, paper: Paper, plan: Trial) -> dict[str, Any]:
-    """Run one paper, write its page, and return its ledger."""
+def _ours(folder: Path) -> None:
+    stranger = run.foreign(folder)
+    if stranger:
+        raise ValueError(
+            f"expected an empty folder or one of earlier results; {folder} holds {stranger} and no results.json. "
+            "Choose another --output, or move it away"
+        )
+
+
+def _begin(args: argparse.Namespace, made: list[tuple[Paper, Trial]]) -> None:
+    """A page of every paper that has none, before the first run."""
+    page = args.output / "index.html"
+    for paper, plan in made:
+        empty = run.results_of(paper, plan.claims({}), plan, {}, progress=0)
+        if run.lesser(args.output, empty) is None:
+            page = run.write(args.output, empty, {})
+    if page.exists():
+        say(f"the page: {page.resolve().as_uri()}")
+        _open(args, page)
+
+
+def _open(args: argparse.Namespace, page: Path) -> None:
+    if args.open and not webbrowser.open(page.resolve().as_uri()):
+        say("no browser was found to open it with")
+
+
+def _paper(args: argparse.Namespace, paper: Paper, plan: Trial) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run one paper, write its page, and return its ledger and its figures."""
     start = time.monotonic()
-    claims, drawn = run.make(paper, plan, args.output, jobs=args.jobs, where=args.executor, fresh=args.fresh)
+    live = Live(paper, plan, args.output, say)
+    claims, drawn = run.make(
+        paper, plan, args.output, jobs=args.jobs, where=args.executor, fresh=args.fresh, arrived=live
+    )
     results = run.results_of(paper, claims, plan, drawn)
     kept = run.lesser(args.output, results)
     if kept:
@@ -166,40 +239,39 @@ def _paper(args: argparse.Namespace, paper: Paper, plan: Trial) -> dict[str, Any
     else:
         page = run.write(args.output, results, drawn)
         say(f"{paper.id}: {page} ({time.monotonic() - start:.0f} s)")
-    return results
+    return results, drawn
 
 
-def _recorded() -> dict[str, Any]:
+def _ledger() -> dict[str, Any]:
     if not run.RECORDED.exists():
         raise ValueError(f"expected a recorded ledger in {run.RECORDED}; there is none, so there is nothing to check")
     return read_results(run.RECORDED)
 
 
-def _check(claims: list[dict[str, Any]], recorded: dict[str, Any]) -> int:
-    lines = differences({"claims": claims}, recorded)
-    for line in lines:
-        print(f"differs: {line}")
-    print(f"{len(claims) - len(lines)} of {len(claims)} verdicts as recorded")
-    return FAILED if lines else DONE
+def _check(claims: list[dict[str, Any]], known: dict[str, Any]) -> int:
+    found = differences({"claims": claims}, known)
+    firm = [d for d in found if not d.borderline]
+    for d in found:
+        print(f"{'borderline' if d.borderline else 'differs'}: {d.id} was recorded as {d.recorded}, now {d.now}")
+    print(f"{len(claims) - len(found)} of {len(claims)} verdicts as recorded")
+    if found and not firm:
+        print("Every difference is in a verdict that one seed more or less would change.")
+    return FAILED if firm else DONE
 
 
 def summary(claims: list[dict[str, Any]]) -> str:
-    """The ledger as a table of lines: claim, verdict, agreement of the readings."""
-    rows = [("claim", "verdict", "T [interval]", "readings")]
+    """Each claim with its verdict and its sentence, as wide as the terminal."""
+    width = max(60, min(shutil.get_terminal_size((100, 24)).columns, 120))
+    blocks = []
     for claim in claims:
-        primary = next((r for r in claim["readings"] if r["primary"]), None)
-        numbers = "exact" if claim["statements"] else "not run"
-        if primary:
-            mean, low, high = ("?" if primary[k] is None else f"{primary[k]:.2f}" for k in ("mean", "low", "high"))
-            numbers = f"{mean} [{low}, {high}]"
-        counts = claim["agreement"]
-        agree = f"holds in {counts['holds']} of {counts['of']}, reversed in {counts['reversed']}" if primary else ""
-        rows.append((claim["id"], claim["headline"], numbers, agree))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = (
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)), row[3]]) for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
+        parts = [claim["word"], claim["because"]]
+        if claim.get("firmness") and not claim["firmness"]["stands"]:
+            parts.append("borderline")
+        head = f"{claim['id']}  {'; '.join(part for part in parts if part)}"
+        blocks.append(
+            "\n".join([head, *textwrap.wrap(claim["sentence"], width - 4, initial_indent=TAB, subsequent_indent=TAB)])
+        )
+    return "\n".join(blocks)
 
 
 def listing(made: Trial) -> str:
@@ -211,7 +283,7 @@ def listing(made: Trial) -> str:
         if left_out:
             lines.append(f"    with --full also: {', '.join(left_out)}")
     return "\n".join(
-        [*lines, f"{len(in_stages(made.configs(), reads))} runs, {made.seeds} seeds; * is the primary reading"]
+        [*lines, f"{len(in_order(made.configs(), reads))} runs, {made.seeds} seeds; * is the primary interpretation"]
     )
 
 

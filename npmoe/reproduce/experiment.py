@@ -14,7 +14,20 @@ import numpy as np
 from npmoe.calculus.words import one_line
 from npmoe.ledger import Beside, Claim, Null, Reading, Size, Statement
 
-__all__ = ["Across", "Axis", "Experiment", "Models", "Results", "Role", "Run", "Spec", "Statistic", "Trial", "Way"]
+__all__ = [
+    "Across",
+    "Axis",
+    "Experiment",
+    "Models",
+    "Pair",
+    "Results",
+    "Role",
+    "Run",
+    "Spec",
+    "Statistic",
+    "Trial",
+    "Way",
+]
 
 Array = np.ndarray
 Arrays = Mapping[str, Array]
@@ -41,7 +54,15 @@ class Across(NamedTuple):
     count: Callable[[Any], int]
 
 
-Role = Mapping[str, Any] | Callable[[Any], Mapping[str, Any]] | Across
+class Pair(NamedTuple):
+    """A role made of the models of two others in one seed: `run` gives its config from theirs."""
+
+    role: str
+    other: str
+    run: Callable[[Any, Any], Any]
+
+
+Role = Mapping[str, Any] | Callable[[Any], Mapping[str, Any]] | Across | Pair
 
 
 @dataclass(frozen=True)
@@ -129,7 +150,9 @@ class Spec:
         return tuple(way for way in self.ways if full or not way.full)
 
     def reads(self, full: bool) -> tuple[str, ...]:
-        """The roles that it reads in the primary setting."""
+        """The roles that it reads in the primary setting; none where all of its ways are of ``--full`` alone."""
+        if self.ways and not self.readings(full):
+            return ()
         of_ways = [role for way in self.readings(full) for role in way.roles]
         return tuple(dict.fromkeys((*self.roles, *self.once, *of_ways)))
 
@@ -141,7 +164,8 @@ class Experiment:
     Parameters
     ----------
     base, quick : the config that roles start from, and a small one.
-    roles : by name a change of the base, a function of the base that gives one, or `Across` another role's seeds.
+    roles : by name a change of the base, a function of the base that gives one, `Across` another role's seeds, or a
+        `Pair` of two others.
     specs : the claims.
     measured : from the config of a model to that of the run that measures it, where this is not the run that trains it.
     lean : changes that make a run measure only what primary statistics need; runs of axes have them, and seeds that
@@ -186,6 +210,7 @@ class Trial:
     full: bool
     seeds: int
     quick: bool = False
+    shown: int | None = None  # seeds that claims and figures read: all, unless some are still to come
 
     def __repr__(self) -> str:
         return one_line(self)
@@ -208,6 +233,11 @@ class Trial:
         """The *train* readings of a claim, whether they are run or not."""
         return spec.axes(self.base) if callable(spec.axes) else spec.axes
 
+    @property
+    def counted(self) -> range:
+        """The seeds that claims and figures read."""
+        return range(self.seeds if self.shown is None else self.shown)
+
     # from roles to runs
 
     def config(self, role: str, seed: int, axis: Axis | None = None) -> Any:
@@ -223,7 +253,7 @@ class Trial:
 
     def _change(self, role: str, axis: Axis | None) -> dict[str, Any]:
         made = self.experiment.roles[role]
-        if isinstance(made, Across):
+        if isinstance(made, Across | Pair):
             raise ValueError(f"expected a role that is one model; {role!r} is made of several")
         change = {**(made(self.base) if callable(made) else made)}
         if axis is not None and (not axis.roles or role in axis.roles):
@@ -234,7 +264,7 @@ class Trial:
 
     def _in_full(self, seed: int) -> set[Any]:
         """The configs of one seed that some role has in the primary setting, measured in full."""
-        roles = [role for role, made in self.experiment.roles.items() if not isinstance(made, Across)]
+        roles = [role for role, made in self.experiment.roles.items() if not isinstance(made, Across | Pair)]
         changes = [self._change(role, None) for role in roles]
         return {
             replace(self.base, **change, seed=seed)
@@ -249,18 +279,25 @@ class Trial:
             count = made.count(self.base)
             seeds = [(seed + i) % max(self.seeds, count) for i in range(count)]
             return made.run(tuple(self.config(made.role, s, axis) for s in seeds))
+        if isinstance(made, Pair):
+            return made.run(self.config(made.role, seed, axis), self.config(made.other, seed, axis))
         config, measured = self.config(role, seed, axis), self.experiment.measured
         return config if measured is None else measured(config)
 
     def configs(self) -> list[Any]:
-        """Every run that the claims read, each once, those of the primary setting first."""
-        return list(dict.fromkeys(self.run(role, s, axis) for axis, role in self._parts() for s in range(self.seeds)))
+        """Every run that the claims read, each once, in the order in which a page can show them.
 
-    def _parts(self) -> Iterator[tuple[Axis | None, str]]:
-        for spec in self.specs():
-            yield from ((None, role) for role in spec.reads(self.full))
+        The primary setting comes first, seed by seed; roles across seeds wait for all of these; *train* readings last.
+        """
+        return list(dict.fromkeys(self.run(*part) for part in self._parts()))
+
+    def _parts(self) -> Iterator[tuple[str, int, Axis | None]]:
+        roles = dict.fromkeys(role for spec in self.specs() for role in spec.reads(self.full))
+        across = [role for role in roles if isinstance(self.experiment.roles[role], Across)]
+        for some in ([role for role in roles if role not in across], across):
+            yield from ((role, seed, None) for seed in range(self.seeds) for role in some)
         for spec in self.specs() if self.full else ():
-            yield from ((axis, role) for axis in self.axes(spec) for role in spec.roles)
+            yield from ((role, s, axis) for axis in self.axes(spec) for role in spec.roles for s in range(self.seeds))
 
     def readings(self) -> list[tuple[str, str, list[str], list[str]]]:
         """(id, says, readings that are run, readings that are left out) of each claim, without running any."""
@@ -285,7 +322,8 @@ class Trial:
         config = self.run(role, seed, axis)
         if config not in results:
             return None
-        model = None if isinstance(self.experiment.roles[role], Across) else self.config(role, seed, axis)
+        several = isinstance(self.experiment.roles[role], Across | Pair)
+        model = None if several else self.config(role, seed, axis)
         return Run(model, results[config])
 
     def models(self, results: Results, roles: Sequence[str], seed: int, axis: Axis | None = None) -> Models:
@@ -304,21 +342,38 @@ class Trial:
         return Models(seed, {role: run for role, run in runs.items() if run is not None})
 
     def seeds_of(self, results: Results, roles: Sequence[str], axis: Axis | None = None) -> list[Models]:
-        """The finished runs of every seed."""
-        return [self.models(results, roles, seed, axis) for seed in range(self.seeds)]
+        """The finished runs of every seed that counts."""
+        return [self.models(results, roles, seed, axis) for seed in self.counted]
+
+    def complete(self, results: Results, roles: Sequence[str], axis: Axis | None = None) -> int:
+        """How many seeds have all these roles, from the first on without a gap."""
+        for seed in range(self.seeds):
+            if any(self.run(role, seed, axis) not in results for role in roles):
+                return seed
+        return self.seeds
 
     def claims(self, results: Results) -> list[Claim]:
-        """The claims asked for, in the paper's order."""
+        """The claims asked for, in the paper's order, each on the seeds that are there."""
         return [self._claim(spec, results) for spec in self.specs()]
 
     def _claim(self, spec: Spec, results: Results) -> Claim:
-        primary = self.seeds_of(results, spec.reads(self.full))
+        seeds = self.complete(results, spec.reads(self.full))
+        primary = replace(self, shown=seeds).seeds_of(results, spec.reads(self.full))
+        if spec.ways and not spec.readings(self.full):
+            left = self._left_out(spec)
+            note = f"Left out of this run; --full measures it. {spec.note}"
+            return Claim(spec.id, spec.says, spec.paper_value, (), left_out=left, note=note, options=" --full")
+        if seeds == 0 and (spec.ways or spec.exact):
+            return Claim(spec.id, spec.says, spec.paper_value, (), note="Still to be computed.", options=self.options)
         readings = [
             _reading(way, primary, way.name, way.kind, i == 0) for i, way in enumerate(spec.readings(self.full))
         ]
         for axis in self.axes(spec) if self.full else ():
             way = _without_controls(spec.ways[0]) if spec.once else spec.ways[0]
-            readings.append(_reading(way, self.seeds_of(results, spec.roles, axis), axis.name, "train", False))
+            there = self.complete(results, spec.roles, axis)
+            if there:
+                found = replace(self, shown=there).seeds_of(results, spec.roles, axis)
+                readings.append(_reading(way, found, axis.name, "train", False))
         return Claim(
             spec.id,
             spec.says,

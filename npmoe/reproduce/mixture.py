@@ -1,5 +1,8 @@
 """The controlled mixture of SC1 and GA: the config of one run, its batch, its model.
 
+Models are trained in float32, as PyTorch trains by default, and measured in float64. So batch and untrained weights are
+numbers that the training's dtype holds exactly: what is measured is what was trained, to the last bit.
+
 SC1 = F. Liu, "Mixture-of-Experts as Soft Clustering", arXiv 2601.11616 v1. Where the text is silent the primary takes
 PyTorch's defaults; every other choice is one axis, changed one at a time (``docs/readings.md``).
 
@@ -11,12 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npmoe.calculus import tree
 from npmoe.calculus.words import one_line
 from npmoe.data import synthetic
 from npmoe.model import init
 from npmoe.model.layers import Residual, RMSNorm, Stack
 
-__all__ = ["PRIMARY", "QUICK", "Batch", "Config", "batch", "build", "dense_of", "fresh_targets", "generator"]
+__all__ = ["PRIMARY", "QUICK", "Batch", "Config", "batch", "build", "dense_of", "feed", "generator", "rounded"]
 
 Array = np.ndarray
 
@@ -45,6 +49,7 @@ class Config:
     inputs: str = "gaussian"  # gaussian, clusters
     targets: str = "gaussian"  # gaussian, x, teacher, fresh, tasks
     shared_batch: bool = False  # one batch for all seeds
+    dtype: str = "float32"  # trained in; measured in float64
     keep: int = 40  # log-spaced snapshots
     draws: int = 20  # of each random null
     lean: bool = False  # measure only what the primary readings need (runs of *train* readings)
@@ -90,7 +95,7 @@ class Batch(NamedTuple):
 
 
 def batch(config: Config) -> Batch:
-    """The fixed batch of a run; `y` is what step 0 trains on where targets are drawn afresh each step."""
+    """The fixed batch of a run, float64; `y` is what step 0 trains on where targets are drawn afresh each step."""
     seed = 0 if config.shared_batch else config.seed
     rng_x, rng_y = generator(seed, "x"), generator(seed, "y")
     label = None
@@ -108,19 +113,30 @@ def batch(config: Config) -> Batch:
         y = synthetic.cluster_tasks(rng_y, x, label)
     else:
         y = synthetic.gaussian(rng_y, config.n, config.d)
-    return Batch(x, y, label)
+    return Batch(rounded(x, config.dtype), rounded(y, config.dtype), label)
 
 
-def fresh_targets(config: Config) -> Any:
-    """Targets for `fit`: the batch's, or a function of the step where they are drawn afresh."""
+def rounded(tree_: Any, dtype: str) -> Any:
+    """An array, or all arrays of a model, in float64 with numbers that `dtype` holds exactly."""
+    return tree.cast(tree.cast(tree_, dtype), np.float64)
+
+
+def feed(config: Config) -> tuple[Any, Any]:
+    """x and y for `fit`, in the dtype of training; y a function of the step where targets are drawn afresh."""
+    data = batch(config)
+    x = data.x.astype(config.dtype)
     if config.targets != "fresh":
-        return batch(config).y
+        return x, data.y.astype(config.dtype)
     seed = 0 if config.shared_batch else config.seed
-    return lambda step: synthetic.gaussian(generator(seed, "y", step), config.n, config.d)
+    return x, lambda step: synthetic.gaussian(generator(seed, "y", step), config.n, config.d).astype(config.dtype)
 
 
 def build(config: Config) -> Any:
-    """The untrained model. Soft and top-k mixtures of a seed start from the same weights."""
+    """The untrained model, float64. Soft and top-k mixtures of a seed start from the same weights."""
+    return rounded(_built(config), config.dtype)
+
+
+def _built(config: Config) -> Any:
     core = tuple(_core(config, part) for part in range(config.layers))
     layers: tuple[Any, ...] = core
     if config.around == "residual":

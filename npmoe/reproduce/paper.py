@@ -14,6 +14,8 @@ import numpy as np
 
 from npmoe.calculus.words import one_line
 from npmoe.ledger import Claim
+from npmoe.ledger.plain import because, word, word_of
+from npmoe.ledger.told import Telling, effect_of, sentence_of
 from npmoe.reproduce.experiment import Experiment, Results, Trial
 from npmoe.sweep import reached, source_hash
 
@@ -35,6 +37,7 @@ class Paper:
     computes : for each class of config the function that computes such a run, at the top of a module. A config with a
         method ``reads`` names the runs that this one reads; ``config.label`` is what progress and errors call it.
     figures : (results, plan) -> figures as data, by file name.
+    tellings : how each claim is told in its own unit, by its id.
     notes : (claims, plan) -> sentences above the table.
     """
 
@@ -46,6 +49,7 @@ class Paper:
     experiment: Experiment
     computes: Mapping[type, Callable[..., Arrays]]
     figures: Callable[[Results, Trial], dict[str, Any]]
+    tellings: Mapping[str, Telling]
     notes: Callable[[list[Claim], Trial], list[str]]
 
     def __repr__(self) -> str:
@@ -76,6 +80,20 @@ class Paper:
             return self.ids
         upper = word.upper()
         return tuple(id for id in self.ids if id.upper() == upper or (id[:-1].upper() == upper and id[-1].isalpha()))
+
+    def told(self, claim: dict[str, Any]) -> dict[str, Any]:
+        """A claim of ``results.json`` with its sentence, its effect in its own unit and its verdict in plain words."""
+        telling = self.tellings.get(claim["id"])
+        readings = [{**reading, "word": word_of(reading)} for reading in claim["readings"]]
+        primary = next((reading for reading in readings if reading["primary"]), None)
+        return {
+            **claim,
+            "word": primary["word"] if primary else word(claim["verdict"]),
+            "because": because(claim),
+            "sentence": sentence_of(claim, telling),
+            "effect": effect_of(claim, telling),
+            "readings": readings,
+        }
 
     def in_order(self, ids: Iterable[str]) -> tuple[str, ...]:
         """Ids in the paper's order, each once."""

@@ -12,18 +12,20 @@ layer (s, 2)               leading value of the whole layer's mean Jacobian, wit
 mean sigma (s, E, r)       singular values of the mean Jacobians
 rms cos (s,)               root mean square cosine between the experts' mean Jacobians
 load (s, E)                share of tokens that visit each expert
-norms all (4, E, 8)        the norms over all tokens, at the named steps
-layer norms (4, 2, 8)      all norms of the whole layer at the named steps, without and with the router's term
-router share (4, n)        of the whole Jacobian at each token, at the named steps
+norms all (2, E, 8)        of a top-k mixture: the norms over all tokens, at steps 250 and the end
+layer norms (2, 2, 8)      of a top-k mixture: all norms of the whole layer there, without and with the router's term
+router share (4, n)        of a mixture: the router's share of the whole Jacobian at each token, at the named steps
 outputs gram (s, s)        of a dense model: inner products of its centred outputs at the snapshots, a trajectory
-weights (p,)               trained, in the order of `npmoe.calculus.tree.leaves`
+weights (p,)               trained, in the dtype of training and the order of `npmoe.calculus.tree.leaves`
 
-A lean run (of a *train* reading) leaves out what only the primary setting is read for: the named steps and the outputs.
+A lean run (of a *train* reading) leaves out what only the primary setting is read for: all steps but the named ones,
+and the last three tables above.
 
-The named steps are 0, 250, half and the end, each no later than the end.
+The named steps are 0, 250, half and the end, each no later than the end. Leading values per token, the only norms that
+are not closed forms, are taken there and at every third of the other steps; they are NaN elsewhere.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +36,7 @@ from npmoe.geometry.spectra import cosines, rms_cosine
 from npmoe.model.train import fit
 from npmoe.probe import function
 from npmoe.probe.site import Site, site
-from npmoe.reproduce.mixture import Config, batch, build, fresh_targets
+from npmoe.reproduce.mixture import Config, batch, build, feed
 
 __all__ = ["EARLY", "Apart", "apart", "ends", "named_steps", "snapshot_steps", "train"]
 
@@ -50,30 +52,48 @@ def named_steps(config: Config) -> tuple[int, int, int, int]:
 
 
 def snapshot_steps(config: Config) -> list[int]:
-    """The named steps and about `keep` log-spaced ones, ascending."""
-    spaced = np.rint(np.geomspace(1, max(config.steps, 1), config.keep)).astype(int)
-    return sorted({*named_steps(config), *(int(s) for s in spaced if s <= config.steps)})
+    """The named steps and about `keep` log-spaced ones, ascending; of a lean run the named ones."""
+    return sorted({*named_steps(config), *_spaced(config)})
+
+
+def _spaced(config: Config) -> list[int]:
+    if config.lean:
+        return []
+    spaced = np.unique(np.rint(np.geomspace(1, max(config.steps, 1), config.keep)).astype(int))
+    return [int(step) for step in spaced if step <= config.steps]
+
+
+def _token_steps(config: Config) -> set[int]:
+    """Where leading values per token are taken: of a soft mixture they cost as much as its training."""
+    return {*named_steps(config), *(_spaced(config)[::3] if config.k <= 2 else ())}
 
 
 def train(config: Config) -> Arrays:
     """Train the model of a config and follow it; the work of one run."""
-    data = batch(config)
-    wanted, named = set(snapshot_steps(config)), set(named_steps(config))
+    x, y = feed(config)
+    seen = x.astype(np.float64)
+    wanted, named, tokens = set(snapshot_steps(config)), set(named_steps(config)), _token_steps(config)
     series: dict[str, list[Array]] = {}
     at_named: dict[str, list[Array]] = {}
+    at_late: dict[str, list[Array]] = {}
     outputs, last = [], None
-    for step, loss, model in fit(build(config), data.x, fresh_targets(config), config.steps, frozen=config.frozen):
+    untrained = tree.cast(build(config), config.dtype)
+    for step, loss, model in fit(untrained, x, y, config.steps, frozen=config.frozen):
         if step not in wanted:
             continue
-        here, last = site(model, data.x), model
-        found = _snapshot(here, tokens=_tokens(config, step in named))
+        last = model
+        here = site(tree.cast(model, np.float64), seen)
+        found = _snapshot(here, tokens=step in tokens)
         _append(series, {**found, "steps": np.array(step), "loss": np.array(loss)})
-        if step in named and not config.lean:
-            _append(at_named, _named(here))
+        if step in named and not config.lean and config.E > 1:
+            _append(at_named, {"router share": function.router_share(here)})
+        if step in (named_steps(config)[1], config.steps) and not config.lean and config.k < config.E:
+            _append(at_late, _over_all(here))
         if config.E == 1 and not config.lean:
-            outputs.append(model.forward(data.x)[0].ravel())
+            outputs.append(tree.cast(model, np.float64).forward(seen)[0].ravel())
     out = {name: np.stack(values) for name, values in series.items()}
-    out |= {name: np.stack(values) for name, values in _spread(at_named, config)}
+    out |= {name: np.stack(values) for name, values in _spread(at_named, named_steps(config))}
+    out |= {name: np.stack(values) for name, values in _spread(at_late, named_steps(config)[1::2])}
     if outputs:
         centred = np.stack(outputs) - np.mean(outputs, axis=0)  # (s, n d)
         out["outputs gram"] = matmul(centred, centred.T)
@@ -83,7 +103,7 @@ def train(config: Config) -> Arrays:
 def ends(config: Config, trained: Mapping[str, Array]) -> tuple[Site, Site]:
     """The Sites of the untrained and the trained model, from what `train` returned."""
     data, first = batch(config), build(config)
-    last = tree.unflatten(trained["weights"], first)
+    last = tree.unflatten(trained["weights"].astype(np.float64), first)
     return site(first, data.x), site(last, data.x)
 
 
@@ -92,16 +112,10 @@ def _append(series: dict[str, list[Array]], found: Arrays) -> None:
         series.setdefault(name, []).append(value)
 
 
-def _tokens(config: Config, named: bool) -> bool:
-    """Whether to take leading values per token: at every snapshot they cost a soft mixture as much as training."""
-    return named or (not config.lean and config.k <= 2)
-
-
-def _spread(at_named: dict[str, list[Array]], config: Config) -> Iterator[tuple[str, list[Array]]]:
-    """One entry for each of the four named steps, also where two of them are the same step."""
-    steps = named_steps(config)
+def _spread(found: dict[str, list[Array]], steps: Sequence[int]) -> Iterator[tuple[str, list[Array]]]:
+    """One entry for each of these steps, also where two of them are the same step."""
     distinct = sorted(set(steps))
-    for name, values in at_named.items():
+    for name, values in found.items():
         yield name, [values[distinct.index(step)] for step in steps]
 
 
@@ -123,14 +137,10 @@ def _snapshot(here: Site, tokens: bool) -> Arrays:
     }
 
 
-def _named(here: Site) -> Arrays:
-    """What is measured at the four named steps only."""
-    experts, whole, share = function.layer_norms(here)
-    return {
-        "norms all": function.norms(here, over="all"),
-        "layer norms": np.stack([experts, whole]),
-        "router share": share,
-    }
+def _over_all(here: Site) -> Arrays:
+    """Norms of a top-k mixture that are not an expert's over its own tokens."""
+    experts, whole, _ = function.layer_norms(here)
+    return {"norms all": function.norms(here, over="all"), "layer norms": np.stack([experts, whole])}
 
 
 # ---- experts that never met ------------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ from npmoe.sweep.at_work import finished
 from npmoe.sweep.executors import executor
 from npmoe.sweep.folder import SweepError, claim, pack, read_run, write
 from npmoe.sweep.names import canonical, reached, run_id, source_hash
-from npmoe.sweep.stages import in_stages, missing
+from npmoe.sweep.stages import in_order, missing
 
-__all__ = ["SweepError", "claim", "executor", "in_stages", "reached", "run_id", "source_hash", "sweep"]
+__all__ = ["SweepError", "claim", "executor", "in_order", "reached", "run_id", "source_hash", "sweep"]
 
 C = TypeVar("C")
 Arrays = dict[str, np.ndarray]
@@ -41,6 +41,7 @@ def sweep(
     fresh: bool = False,
     progress: bool | None = None,
     label: Callable[[C], str] = str,
+    arrived: Callable[[dict[C, Arrays]], None] | None = None,
 ) -> dict[C, Arrays]:
     """Compute the runs that are not in the folder yet, save each as it finishes, and return all that were asked for.
 
@@ -69,6 +70,9 @@ def sweep(
         Show progress on standard error; None: where that is a terminal.
     label : callable
         What a config is called in progress and errors.
+    arrived : callable
+        Called with the runs asked for that are there: before the first is computed, and after each. It must not keep
+        the sweep waiting for long, and does not own what it is given. What it raises ends the sweep.
 
     Returns
     -------
@@ -98,7 +102,7 @@ def sweep(
     """
     folder = Path(folder)
     asked = {config: None for config in configs if canonical(config)}  # which raises where it is no config
-    needed = {config: tuple(dict.fromkeys(reads(config))) for config in in_stages(asked, reads)}
+    needed = {config: tuple(dict.fromkeys(reads(config))) for config in in_order(asked, reads)}
     names = {config: source(config) if callable(source) else source for config in needed}
     paths = {config: folder / f"{run_id(config, names[config])}.npz" for config in needed}
     if len(set(paths.values())) < len(paths):
@@ -132,6 +136,8 @@ def sweep(
             return (found,) if found else ()
 
         todo = missing(asked, needed, there)
+        if arrived is not None and todo:
+            arrived(kept)
         runs = closing(finished(executor, compute, todo, lambda c: done.issuperset(needed[c]), others, label))
         hide = None if progress is None else not progress
         total = len(done) + len(todo)
@@ -141,6 +147,8 @@ def sweep(
                 done.add(config)
                 if config in asked:
                     kept[config] = again(config)
+                    if arrived is not None:
+                        arrived(kept)
                 bar.set_postfix_str(label(config), refresh=False)
                 bar.update()
     return {config: kept[config] for config in asked}

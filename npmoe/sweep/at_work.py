@@ -16,7 +16,8 @@ __all__ = ["finished"]
 C = TypeVar("C")
 Arrays = dict[str, np.ndarray]
 
-UNDER_WAY = 256  # runs that are handed to an executor at a time, with what they read
+UNDER_WAY = 256  # runs that are handed to a cluster at a time, with what they read
+SPARE = 2  # beyond one a worker: enough that none waits, few enough that runs come in the order asked for
 
 
 def _run(compute: Callable[..., Arrays], config: C, *read: dict[C, Arrays]) -> Arrays:
@@ -53,6 +54,8 @@ def finished(
     Where one fails, those not begun are cancelled and those at work still come.
     """
     waiting = dict.fromkeys(missing)
+    workers = getattr(pool, "_max_workers", None)  # of the standard library's executors
+    most_at_once = UNDER_WAY if workers is None else workers + SPARE
 
     def begin(most: int) -> list[C]:
         """The next runs, in order; those that read others as they were written, a few at a time."""
@@ -77,7 +80,7 @@ def finished(
         while futures or (waiting and failure is None):
             if failure is None:
                 with _no_sigint():
-                    for config in begin(UNDER_WAY - len(futures)):
+                    for config in begin(most_at_once - len(futures)):
                         futures[pool.submit(_run, compute, config, *read(config))] = config
             for future in cf.as_completed(futures):
                 config = futures.pop(future)  # popped, so that no result lives longer than it takes to write it

@@ -1,15 +1,15 @@
-"""Runs that read other runs: what must be there before what."""
+"""Runs that read other runs: each after what it reads."""
 
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-__all__ = ["in_stages", "missing"]
+__all__ = ["in_order", "missing"]
 
 C = TypeVar("C")
 
 
-def in_stages(configs: Iterable[C], reads: Callable[[C], Iterable[C]]) -> list[C]:
-    """The configs and all that they read, each once: first those that read nothing, then those that read these, and on.
+def in_order(configs: Iterable[C], reads: Callable[[C], Iterable[C]]) -> list[C]:
+    """The configs and all that they read, each once, in the order asked for, and each right behind what it reads.
 
     Raises
     ------
@@ -18,28 +18,28 @@ def in_stages(configs: Iterable[C], reads: Callable[[C], Iterable[C]]) -> list[C
 
     Examples
     --------
-    >>> in_stages([3, 1, 0], lambda n: [n - 1] if n else [])
-    [0, 1, 2, 3]
+    >>> in_order([7, 3, 2], lambda n: [n // 2] if n else [])
+    [0, 1, 3, 7, 2]
     """
-    stage: dict[C, int] = {}
+    placed: dict[C, None] = {}
 
-    def place(config: C, above: tuple[C, ...] = ()) -> int:
+    def place(config: C, above: tuple[C, ...] = ()) -> None:
         if config in above:
             raise ValueError(
                 f"expected a run that reads others than itself; got {config!r}, which comes to need itself"
             )
-        if config not in stage:
-            found = [place(other, (*above, config)) for other in reads(config)]
-            stage[config] = 1 + max(found, default=-1)
-        return stage[config]
+        if config not in placed:
+            for other in reads(config):
+                place(other, (*above, config))
+            placed[config] = None
 
     for config in configs:
         place(config)
-    return sorted(stage, key=stage.__getitem__)  # stable: in the order asked for within a stage
+    return list(placed)
 
 
 def missing(asked: Iterable[C], needed: dict[C, tuple[C, ...]], there: Callable[[C], bool]) -> list[C]:
-    """The runs to be computed, in stages: those asked for that are not there, and of what these read the same."""
+    """The runs to be computed, in order: those asked for that are not there, and of what these read the same."""
     found: dict[C, bool] = {}
 
     def look(config: C) -> None:

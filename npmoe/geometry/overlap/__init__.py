@@ -1,10 +1,11 @@
-"""Usage similarity: seven measures of how far two usages agree, what chance gives of each, and matching of experts."""
+"""Usage similarity: eight measures of how far two usages agree, what chance gives of each, and matching of experts."""
 
 from npmoe.geometry.overlap.chance import corrected, jaccard_chance, overlap_chance, topk_law, topk_simulated
 from npmoe.geometry.overlap.matching import Matched, match, matched_overlap, noise_floor, split_halves
 from npmoe.geometry.overlap.measures import (
     MEASURES,
     Measure,
+    cosine,
     hellinger,
     hilbert,
     jaccard,
@@ -21,6 +22,7 @@ __all__ = [
     "Matched",
     "Measure",
     "corrected",
+    "cosine",
     "hellinger",
     "hilbert",
     "jaccard",

@@ -37,15 +37,18 @@ def figures(results: Results, plan: Trial) -> dict[str, dict[str, Any]]:
     """Every figure that the finished runs allow, by file name."""
     if not any(spec.roles for spec in plan.specs()):
         return {}
-    seeds = plan.seeds_of(results, ("top2", "soft", "independent top2"))
+    mixtures = ("top2", "soft")
+    seeds = plan.seeds_of(results, mixtures)
     found = {
-        "ga-plane": _plane(seeds),
         "ga-overlap": _overlap(seeds),
         "ga-distances": _distances(seeds[0], "top2", "G3"),
         "ga-distances-soft": _distances(seeds[0], "soft", "G3b"),
         "ga-sparsity": _sparsity(seeds),
-        "ga-planted": _planted(plan),
     }
+    if len(plan.counted) == plan.seeds:  # needs no run, and is not worth drawing again after every seed
+        found["ga-planted"] = _planted(plan)
+    if all(plan.found(results, "independent top2", seed) for seed in plan.counted):
+        found["ga-plane"] = _plane(plan.seeds_of(results, (*mixtures, "independent top2")))
     if plan.full:
         found |= _sweeps(results, plan)
     return found
@@ -203,9 +206,9 @@ def _planted(plan: Trial) -> Mark:
     r = d // E  # as many dimensions as so many subspaces have room for
     angles = np.linspace(0, np.pi / 2, 10)
     names = ("routed by cluster", "untrained router, top-2", "routed by cluster, gates shuffled")
-    found = np.zeros((3, plan.seeds, len(angles)))
+    found = np.zeros((3, len(plan.counted), len(angles)))
     truth = np.zeros(len(angles))
-    for seed in range(plan.seeds):
+    for seed in plan.counted:
         for i, angle in enumerate(angles):
             rng = generator(seed, "x", 1 + i)
             data = synthetic.subspace_clusters(rng, n, d, E, r, float(angle), noise=0.05)
@@ -282,7 +285,7 @@ def _sweep(id: str, title: str, caption: str, x: Mark, groups: list[tuple[str, s
 
 def _finished(results: Results, plan: Trial, role: str, axis: Axis | None) -> list[Models]:
     """The runs of a role on an axis, of every seed; none where some were not asked for."""
-    if any(plan.found(results, role, seed, axis) is None for seed in range(plan.seeds)):
+    if any(plan.found(results, role, seed, axis) is None for seed in plan.counted):
         return []
     return plan.seeds_of(results, (role,), axis)
 

@@ -1,4 +1,4 @@
-"""What is measured on one trained model of GA: the training run in, small arrays out.
+"""What is measured on the trained models of GA: training runs in, small arrays out.
 
 d width, E experts, r dimension of a subspace, R the dimensions `RANKS`. Ends: untrained and trained. Nulls made by
 chance have `draws` draws: *shuffled* gates; *apart*, random sets of tokens drawn apart, one for each expert and as
@@ -8,16 +8,18 @@ cosines (2, E, E)               of the experts' mean Jacobians
 mean jacobians (E, d, d)        trained
 left, right (2, E, E, R)        overlap of the leading left or right singular directions of the mean Jacobians
 overlap (2, E, E, R)            overlap of the leading principal directions of what experts are given
+halves (2, R)                   the overlap of two random halves of one expert's tokens, and of one half of an expert's
+                                with the other half of another's; means over experts or pairs, and over splits
 overlap k90 (E, E)              the same over chance, each expert with as many dimensions as k@0.9 says
 distances (11, E, E)            at r = 8, in the order of `MEASURES`
     each with its nulls: "shuffled cosines", "shuffled left", "shuffled overlap", "apart overlap", ... (draws, ...)
 overlap curve (2, d), shuffled overlap curve, apart overlap curve (d,)
                                 mean over pairs for r = 1 to d, and over draws
-fewer n_eff (g,), fewer overlap (g, R), fewer distances (g, 11)
-                                means over pairs and draws of the Site thinned to a mean n_eff of `GRID`; last all
-                                tokens
 share (E,)                      of the gates' sum that each expert has
 loss ()                         at the end
+
+A mixture thinned to the n_eff of another (`thin`) has n_eff (1,), the one aimed at; overlap (R,), distances (11,),
+means over pairs and draws.
 """
 
 from collections.abc import Mapping
@@ -26,25 +28,24 @@ import numpy as np
 
 from npmoe.calculus.products import matmul
 from npmoe.geometry import grassmann, random_subspaces
-from npmoe.geometry.covariances import bures, log_euclidean
+from npmoe.geometry.covariances import log_euclidean, pairwise_bures
 from npmoe.geometry.pca import Axes, n_eff, principal_axes
 from npmoe.geometry.spectra import cosines, k_at, off_diagonal
 from npmoe.probe import function
 from npmoe.probe.null import shuffled, thinned
 from npmoe.probe.representation import overlaps, subspaces
 from npmoe.probe.site import Site
-from npmoe.reproduce.geometric_asymmetry.config import Measured
+from npmoe.reproduce.geometric_asymmetry.config import Measured, Thinned
 from npmoe.reproduce.mixture import Config, generator
 from npmoe.reproduce.trained import ends
 
-__all__ = ["MEASURES", "RANK", "RANKS", "compute", "ranks_of", "singular_overlaps"]
+__all__ = ["MEASURES", "RANK", "RANKS", "compute", "ranks_of", "singular_overlaps", "thin"]
 
 Array = np.ndarray
 Arrays = dict[str, Array]
 
 RANKS = (4, 8, 16)
 RANK = 8  # dimension of the subspaces in the primary readings
-GRID = (32, 48, 64, 96, 128, 192, 256)  # mean n_eff to which Sites are thinned
 FLOOR = 1e-3  # of the log-Euclidean distance: with few tokens a covariance is singular
 MEASURES = (*grassmann.DISTANCES, "bures", "log-euclidean")
 
@@ -63,7 +64,6 @@ def compute(config: Measured, read: Mapping[Config, Mapping[str, Array]]) -> Arr
     return {
         **_function(start, end, nulls),
         **_representation(start, end, nulls, rng),
-        **_fewer(end, rng, max(1, model.draws // 4)),
         "share": end.gates.sum(axis=0) / end.gates.sum(),
         "loss": np.array(trained["loss"][-1]),
     }
@@ -101,6 +101,9 @@ def _at_ranks(tables: Array) -> Array:
 def _representation(start: Site, end: Site, nulls: list[Site], rng: np.random.Generator) -> Arrays:
     before, after = subspaces(start), subspaces(end)
     found: dict[str, list[Array]] = {}
+    splits = [end] * max(1, len(nulls) // 4)
+    found["halves"] = [np.mean([_halves(site, rng) for site in splits], axis=0)]
+    found["shuffled halves"] = [_halves(null, rng) for null in nulls]
     for prefix, many in (
         ("", [after]),
         ("shuffled ", [subspaces(null) for null in nulls]),
@@ -116,7 +119,7 @@ def _representation(start: Site, end: Site, nulls: list[Site], rng: np.random.Ge
     every = overlaps(before.axes)
     out["overlap"] = np.stack([_at_ranks(every), out["overlap"][0]])
     out["overlap curve"] = np.stack([np.nanmean(off_diagonal(every), axis=0), out["overlap curve"][0]])
-    out |= {name: out[name][0] for name in ("overlap k90", "distances")}
+    out |= {name: out[name][0] for name in ("overlap k90", "distances", "halves")}
     return out | {f"{null} overlap curve": out[f"{null} overlap curve"].mean(axis=0) for null in ("shuffled", "apart")}
 
 
@@ -127,6 +130,16 @@ def _apart(here: Site, rng: np.random.Generator) -> Axes:
         if size > 0:
             W[rng.choice(here.n, max(2, round(float(size))), replace=False), e] = 1
     return principal_axes(here.x, W)
+
+
+def _halves(here: Site, rng: np.random.Generator) -> Array:
+    """Overlaps within and between experts at equal n_eff, (2, R): tokens are parted at random into two halves."""
+    order = rng.permutation(here.n)
+    one, two = (principal_axes(here.x[rows], here.gates[rows]).axes for rows in np.array_split(order, 2))
+    E, own = len(one), np.arange(len(one))
+    table = _at_ranks(overlaps(np.concatenate([one, two])))[:E, E:]  # (E, E, R), half one against half two
+    off = ~np.eye(E, dtype=bool)
+    return np.stack([np.nanmean(table[own, own], axis=0), np.nanmean(table[off], axis=0)])
 
 
 def _own_ranks(axes: Axes) -> Array:
@@ -154,30 +167,26 @@ def _distances(axes: Axes) -> Array:
     theta = grassmann.pairwise_angles(basis[:, :, : min(RANK, d - 1)])  # (E, E, r)
     covariances = np.einsum("eij,ej,ekj->eik", basis, values, basis)
     covariances = (covariances + covariances.swapaxes(1, 2)) / 2
-    a, b = np.triu_indices(len(covariances), 1)
     for i, name in enumerate(MEASURES):
-        if name in grassmann.DISTANCES:
+        if name == "bures":
+            out[i][at] = pairwise_bures(covariances)
+        elif name == "log-euclidean":
+            out[i][at] = log_euclidean(covariances[:, None], covariances, FLOOR)
+        else:
             out[i][at] = grassmann.distance(theta, name)
-            continue
-        table = np.zeros((len(covariances), len(covariances)))
-        A, B = covariances[a], covariances[b]
-        table[a, b] = bures(A, B) if name == "bures" else log_euclidean(A, B, FLOOR)
-        out[i][at] = table + table.T
     return out
 
 
-def _fewer(here: Site, rng: np.random.Generator, draws: int) -> Arrays:
-    """The Site thinned to smaller mean n_eff, its gates as they are: what fewer tokens alone do to subspaces."""
-    most = float(n_eff(here.gates).mean())
-    sizes = [size for size in GRID if size < most]
+def thin(config: Thinned, read: Mapping[Config, Mapping[str, Array]]) -> Arrays:
+    """Measure a mixture on as few effective tokens as another has, its gates as they are; the work of one run."""
+    model = config.model
+    here = ends(model, read[model])[1]
+    target = float(n_eff(ends(config.to, read[config.to])[1].gates).mean())
+    target = min(target, float(n_eff(here.gates).mean()))
+    rng = generator(model.seed, "thin")
     overlap, distances = [], []
-    for size in [*sizes, None]:
-        found = [subspaces(here if size is None else thinned(here, size, rng)) for _ in range(draws if size else 1)]
-        overlap.append(np.mean([np.nanmean(off_diagonal(_at_ranks(overlaps(f.axes))), axis=0) for f in found], axis=0))
-        tables = [np.moveaxis(_distances(f), 0, -1) for f in found]  # (E, E, measures)
-        distances.append(np.mean([np.nanmean(off_diagonal(table), axis=0) for table in tables], axis=0))
-    return {
-        "fewer n_eff": np.array([*sizes, most], float),
-        "fewer overlap": np.stack(overlap),
-        "fewer distances": np.stack(distances),
-    }
+    for _ in range(max(1, model.draws // 4)):
+        found = subspaces(thinned(here, target, rng))
+        overlap.append(np.nanmean(off_diagonal(_at_ranks(overlaps(found.axes))), axis=0))
+        distances.append(np.nanmean(off_diagonal(np.moveaxis(_distances(found), 0, -1)), axis=0))
+    return {"n_eff": np.array([target]), "overlap": np.mean(overlap, axis=0), "distances": np.mean(distances, axis=0)}

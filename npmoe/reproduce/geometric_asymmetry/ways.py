@@ -121,14 +121,13 @@ def _pair_overlap(m: Models, role: str, name: str, r: int | str) -> list[float]:
 
 
 def _fewer(m: Models, name: str, column: int) -> float:
-    """A mean over pairs of soft experts on as few effective tokens as top-2 ones have, linear in the log of n_eff."""
-    soft, top2 = m["soft"], m["top2"]
-    sizes = np.log(soft["fewer n_eff"])
-    return float(np.interp(np.log(top2["fewer n_eff"][-1]), sizes, soft[f"fewer {name}"][:, column]))
+    """A mean over pairs of soft experts on as few effective tokens as top-2 ones have."""
+    return float(m["soft at the n_eff of top2"][name][column])
 
 
 _DIMENSIONS: tuple[int | str, ...] = (8, 4, 16, "k@0.9")
 _APART = "sets of that size drawn apart"
+_HALVES = "two halves of one expert"
 _SAME = "soft at the same n_eff"
 
 
@@ -145,11 +144,17 @@ def distinct() -> tuple[Way, ...]:
             chance = np.mean(_pair_overlap(m, role, "shuffled", r))
             return -log(_fewer(m, "overlap", column) / (ranks_of(d)[column] / d) / chance)
 
+        def halves(m: Models) -> float:  # both sides of the ratio on half of the tokens
+            column = column_of(int(r))
+            return -log(m[role]["halves"][0, column] / m[role]["shuffled halves"][:, 0, column].mean())
+
         soft = "soft, " if role == "soft" else ""
         nulls: tuple[tuple[str, str, Statistic], ...] = (
             ("shuffled gates", "chance", lambda m: T(m, "shuffled")),
             (_APART, "chance", lambda m: T(m, "apart")),
         )
+        if r != "k@0.9":
+            nulls = (*nulls, (_HALVES, "chance", halves))
         return Way(
             f"{soft}r = {r}",
             f"-log of the overlap (mean cos^2) of the {soft or 'top-2 '}experts' principal subspaces over that with "
@@ -177,8 +182,27 @@ def distinct() -> tuple[Way, ...]:
             (("shuffled gates", "chance", lambda m: T(m, "shuffled")), (_APART, "chance", lambda m: T(m, "apart"))),
         )
 
+    def from_others(role: str, r: int) -> Way:
+        """An expert against others and against itself."""
+        column = column_of(r)
+
+        def shuffled(m: Models) -> float:
+            within, between = np.moveaxis(m[role]["shuffled halves"][:, :, column], 1, 0)
+            return float(np.log(within / between).mean())
+
+        soft = "soft, " if role == "soft" else ""
+        return Way(
+            f"{soft}within over between experts, r = {r}",
+            f"log of the overlap of two halves of one {soft or 'top-2 '}expert's tokens over that of halves of two "
+            f"experts, r = {r}, at equal n_eff",
+            lambda m: log(m[role]["halves"][0, column] / m[role]["halves"][1, column]),
+            RATIO,
+            (("shuffled gates", "chance", shuffled),),
+        )
+
     measures = [name for name in MEASURES if name != "martin"]  # infinite as soon as one angle is a right one
-    return (*(way("top2", r) for r in _DIMENSIONS), *map(by, measures), way("soft", RANK))
+    apart = [from_others("top2", r) for r in RANKS] + [from_others("soft", RANK)]
+    return (*(way("top2", r) for r in _DIMENSIONS), *map(by, measures), way("soft", RANK), *apart)
 
 
 def _what(measure: str) -> str:

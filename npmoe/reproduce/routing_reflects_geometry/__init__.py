@@ -3,7 +3,7 @@ Necessarily Domain Expertise".
 
 `config`: what one run is; `axes`: which models are compared, and the *train* readings; `measure`: what is measured on
 one model; `ways`: statistics, margins and nulls; `claims`: what the paper says, and which ways measure it; `figures`:
-as data.
+as data; `sentences`: each effect in its own unit.
 
 Beside them: `several`, what is measured on several models at once; `counts`, what routing counts of real models alone
 can answer.
@@ -16,16 +16,17 @@ from npmoe.reproduce.routing_reflects_geometry.claims import EXPERIMENT
 from npmoe.reproduce.routing_reflects_geometry.config import Config
 from npmoe.reproduce.routing_reflects_geometry.figures import figures as figures_of
 from npmoe.reproduce.routing_reflects_geometry.measure import compute
+from npmoe.reproduce.routing_reflects_geometry.sentences import TELLINGS
 
 __all__ = ["MY"]
 
 
 def _notes(claims: list[Claim], plan: Trial) -> list[str]:
     return [
-        "Only the abstract of this paper was at hand, which is about pretrained language models: setting, statistics "
-        "and nulls are ours, on small mixtures trained on sequences with topics.",
-        "Exact statements hold for every router of this kind, pretrained ones too; how much, and what training does, "
-        "was measured here and need not carry over.",
+        "The paper studies pretrained language models. Its definitions are known to us from the notes of two readers "
+        "of its full text. The setting here is ours: small mixtures trained on sequences with topics.",
+        "Exact statements hold for every router of this kind, pretrained ones too. Sizes, and what training does, were "
+        "measured on small models and need not carry over.",
     ]
 
 
@@ -38,5 +39,6 @@ MY = Paper(
     experiment=EXPERIMENT,
     computes={Config: compute},
     figures=figures_of,
+    tellings=TELLINGS,
     notes=_notes,
 )

@@ -2,7 +2,7 @@
 
 from npmoe.reproduce.experiment import Axis, Role
 
-__all__ = ["CELLS", "COMMON", "LONGER", "LOSSES", "ROLES", "SHAPES", "SITES", "SPREADS", "USUAL", "WEIGHTS"]
+__all__ = ["CELLS", "COMMON", "DOUBLE", "LONGER", "LOSSES", "ROLES", "SHAPES", "SITES", "SPREADS", "USUAL", "WEIGHTS"]
 
 WEIGHTS = (0.0, 1e-3, 1e-2, 1e-1)
 USUAL = 1e-2  # the coefficient of Fedus et al., section 2.2: primary in MY.3 and MY.4
@@ -39,3 +39,4 @@ LOSSES = tuple(
 )
 SPREADS = tuple(Axis(f"spread {s}", {"spread": s}) for s in (0.25, 0.75))
 LONGER = Axis("1000 steps", {"steps": 1000})
+DOUBLE = Axis("trained in float64", {"dtype": "float64"})

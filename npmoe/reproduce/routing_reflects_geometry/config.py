@@ -1,7 +1,8 @@
 """How a model of MY is made: the config of one run, its inputs with topics, its mixtures.
 
-MY = X. Wang, S. Hayou, E. Nalisnick, "The Myth of Expert Specialization in MoEs", arXiv 2604.09780. Only the abstract
-was at hand; the controlled setting is ours: sequences of tokens that keep a topic, each topic with a task of its own.
+MY = X. Wang, S. Hayou, E. Nalisnick, "The Myth of Expert Specialization in MoEs", arXiv 2604.09780. It studies
+pretrained language models; the controlled setting is ours: sequences of tokens that keep a topic, each topic with a
+task of its own. Models are trained in float32 and measured in float64, on numbers that float32 holds exactly.
 
 n tokens, d width, h hidden, E experts, k experts a token, m topics.
 """
@@ -17,6 +18,7 @@ from npmoe.calculus.words import one_line
 from npmoe.data import synthetic
 from npmoe.model import init
 from npmoe.model.balance import Balance
+from npmoe.reproduce.mixture import rounded
 
 __all__ = ["BASE", "QUICK", "Batch", "Config", "balance_of", "batch", "build", "feed", "generator"]
 
@@ -50,6 +52,7 @@ class Config:
     models: int = 1  # trained on the same data, each from its own initialization
     draws: int = 20  # of each random null
     permutations: int = 199
+    dtype: str = "float32"  # trained in; measured in float64
     detail: bool = False  # also what few runs are read for: Mantel's test, walls, the law
 
     @property
@@ -102,13 +105,15 @@ def batch(config: Config) -> Batch:
     elif config.inputs != "topics":
         raise ValueError(f"expected inputs of topics or isotropic; got {config.inputs!r}")
     y = synthetic.cluster_tasks(generator(config.seed, "y"), x, topic)
-    return Batch(x, y, topic, np.asarray(drawn.sequence))
+    return Batch(rounded(x, config.dtype), rounded(y, config.dtype), topic, np.asarray(drawn.sequence))
 
 
 def build(config: Config, model: int = 0) -> Any:
-    """The untrained mixture of a seed; `model` counts initializations."""
+    """The untrained mixture of a seed, float64; `model` counts initializations."""
     rng = generator(config.seed, "model", model)
-    return init.gelu_moe(rng, config.E, config.d, config.h, config.k, renormalize=config.renormalize)
+    return rounded(
+        init.gelu_moe(rng, config.E, config.d, config.h, config.k, renormalize=config.renormalize), config.dtype
+    )
 
 
 def balance_of(config: Config) -> Balance | None:
@@ -117,10 +122,11 @@ def balance_of(config: Config) -> Balance | None:
 
 
 def feed(config: Config, data: Batch) -> tuple[Array | Callable[[int], Array], Array | Callable[[int], Array]]:
-    """x and y for `fit`: all data, or the tokens of a step, of all topics or of a random one; drawn with replacement
-    where a topic has fewer."""
+    """x and y for `fit`, in the dtype of training: all data, or the tokens of a step, of all topics or of a random one;
+    drawn with replacement where a topic has fewer."""
+    x, y = data.x.astype(config.dtype), data.y.astype(config.dtype)
     if not config.batch:
-        return data.x, data.y
+        return x, y
 
     def tokens(step: int) -> Array:
         rng = generator(config.seed, "order", 1_000_000 * config.order + step)
@@ -129,4 +135,4 @@ def feed(config: Config, data: Batch) -> tuple[Array | Callable[[int], Array], A
             pool = np.flatnonzero(data.topic == rng.choice(np.unique(data.topic)))
         return rng.choice(pool, config.batch, replace=config.batch > len(pool))
 
-    return (lambda step: data.x[tokens(step)]), (lambda step: data.y[tokens(step)])
+    return (lambda step: x[tokens(step)]), (lambda step: y[tokens(step)])

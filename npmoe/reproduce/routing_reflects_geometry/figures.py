@@ -1,6 +1,7 @@
 """The figures of MY as data: what to draw in the grammar of `npmoe.report`, not how."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,11 @@ def figures(results: Results, plan: Trial) -> dict[str, dict[str, Any]]:
     ]
     found = {}
     for name, roles, figure in drawn:
-        if all(plan.found(results, role, seed) for role in roles for seed in range(plan.seeds)):
+        if all(plan.found(results, role, seed) for role in roles for seed in plan.counted):
             found[name] = figure(plan.seeds_of(results, roles))
-    if "MY.5" in plan.ids:
+    if "MY.10" in plan.ids:
         found["my-matching"] = _matching(64, 8)
-    if plan.full and "MY.4" in plan.ids:
+    if plan.full and "MY.4" in plan.ids and _all_batches(results, plan):
         found["my-batch-size"] = _batch_size(results, plan)
     return found
 
@@ -299,11 +300,12 @@ def _models(seeds: list[Models]) -> Mark:
         "half of the queries and scored on the other; a query is a topic and a part of its own. MY says that one "
         "query's overlap across models is no greater than that of different queries, about 60 %.",
         "ours",
-        ("MY.5",),
+        ("MY.10",),
         panels,
     )
 
 
+@cache
 def _matching(E: int, k: int) -> Mark:
     """How matching alone makes "60 %": pure chance, fitted and scored on the same tokens."""
     rng = np.random.default_rng(0)
@@ -323,7 +325,7 @@ def _matching(E: int, k: int) -> Mark:
         "most. Scored on the tokens that it was fitted on, the overlap is as large as one likes: it depends on how few "
         "tokens there are. Scored on other tokens it is chance, k/E.",
         "ours",
-        ("MY.5",),
+        ("MY.10",),
         [
             draw.panel(
                 "random choices, 5 draws",
@@ -340,6 +342,13 @@ def _matching(E: int, k: int) -> Mark:
     )
 
 
+def _all_batches(results: Results, plan: Trial) -> bool:
+    """Whether the train readings of MY.4 are there."""
+    spec = next(spec for spec in plan.specs() if spec.id == "MY.4")
+    axes = [axis for axis in plan.axes(spec) if "batch" in axis.change]
+    return all(plan.complete(results, spec.roles, axis) >= len(plan.counted) for axis in axes)
+
+
 def _batch_size(results: Results, plan: Trial) -> Mark:
     spec = next(spec for spec in plan.specs() if spec.id == "MY.4")
     axes = {axis.change["batch"]: axis for axis in plan.axes(spec) if "batch" in axis.change}
@@ -351,8 +360,7 @@ def _batch_size(results: Results, plan: Trial) -> Mark:
             for weight in (0.01, 0.0):
                 role = f"{kind}, weight {weight:g}"
                 runs = [
-                    [plan.models(results, (role,), seed, axes.get(B))[role] for B in sizes]
-                    for seed in range(plan.seeds)
+                    [plan.models(results, (role,), seed, axes.get(B))[role] for B in sizes] for seed in plan.counted
                 ]
                 values = [
                     [float(r["information"][END] if column is None else r["usage"][END, column]) for r in row]

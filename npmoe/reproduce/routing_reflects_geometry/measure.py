@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from npmoe.calculus import tree
 from npmoe.calculus.products import matmul
 from npmoe.geometry import association, evenness
 from npmoe.geometry.spectra import cosines, rms_cosine
@@ -67,9 +68,11 @@ BOUNDS = (
     "radius, beyond",
 )
 #: Readings of "similar hidden states, similar usage": hidden similarity, usage similarity, of tokens or of sequences,
-#: and whether the topic is held constant. The first is primary.
+#: and whether the topic is held constant. The first is that of
+#: tokens (MY's overlap of binary masks), the second of sequences (MY's cosine of visit counts); together primary.
 PAIRED = (
     ("cosine", "set_overlap", "tokens", False),
+    ("cosine", "cosine", "sequences", False),
     ("cosine", "set_overlap", "tokens", True),
     ("centred cosine", "set_overlap", "tokens", False),
     ("euclidean", "set_overlap", "tokens", False),
@@ -113,11 +116,11 @@ def _trained(config: Config, data: Batch, model: int = 0) -> tuple[Any, Any, flo
     """The mixture untrained and trained, and its last loss."""
     x, y = feed(config, data)
     frozen = ("router",) if config.router == "frozen" else ()
-    first = last = build(config, model)
-    loss = float("nan")
-    for step in fit(first, x, y, config.steps, balance=balance_of(config), frozen=frozen):
+    first = build(config, model)
+    last, loss = tree.cast(first, config.dtype), float("nan")
+    for step in fit(last, x, y, config.steps, balance=balance_of(config), frozen=frozen):
         _, loss, last = step
-    return first, last, loss
+    return first, tree.cast(last, np.float64), loss
 
 
 def _site(moe: Any, data: Batch) -> Site:
@@ -191,33 +194,45 @@ def _rows(here: Site, rows: Array) -> Site:
     )
 
 
-def _similar(here: Site, few: Site, reading: tuple[str, str, str, bool]) -> tuple[Array, Array, Array | None]:
-    """Hidden similarity, usage similarity, and what is held constant."""
-    kind, measure, of, partial = reading
-    if of == "sequences":
-        hidden = usage.hidden_similarity(here, kind, "sequence")
-        return hidden, usage.similarity(here, measure, "sequence", p=several.TOP), None
-    topic = few.labels["topic"]
-    held = (topic[:, None] == topic).astype(float) if partial else None
-    return usage.hidden_similarity(few, kind), usage.similarity(few, measure), held
+class _Similarities:
+    """Tables of similarity that the readings of `PAIRED` share: of hidden states kept over Sites of the same tokens."""
 
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.kept: dict[tuple[str, str], Array] = {}
 
-def _r(here: Site, few: Site, reading: tuple[str, str, str, bool], config: Config, permutations: int) -> Array:
-    """r and p of a reading; sequences are permuted as wholes."""
-    rng = generator(config.seed, "null", 1)
-    A, B, C = _similar(here, few, reading)
-    blocks = few.labels["sequence"] if reading[2] == "tokens" else None
-    if C is None:
-        found = association.mantel(A, B, rng, permutations, blocks)
-    else:
-        found = association.partial_mantel(A, B, C, rng, permutations, blocks)
-    return np.array([found.r, found.p])
+    def correlations(self, here: Site, permutations: int = 1) -> Array:
+        """r and p of each reading of `PAIRED`; sequences are permuted as wholes."""
+        few = _some(here, self.config)
+        made: dict[tuple[str, str], Array] = {}
+        return np.array([self._r(here, few, made, reading, permutations) for reading in PAIRED])
+
+    def _r(self, here: Site, few: Site, made: dict[tuple[str, str], Array], reading: Any, permutations: int) -> Any:
+        kind, measure, of, partial = reading
+        rng = generator(self.config.seed, "null", 1)
+        hidden = made if kind == "row cosine" else self.kept  # which is the router's
+        if (kind, of) not in hidden:
+            label = "sequence" if of == "sequences" else None
+            hidden[kind, of] = usage.hidden_similarity(here if label else few, kind, label)
+        if (measure, of) not in made:
+            made[measure, of] = (
+                usage.similarity(here, measure, "sequence", p=several.TOP)
+                if of == "sequences"
+                else usage.similarity(few, measure)
+            )
+        A, B = hidden[kind, of], made[measure, of]
+        blocks = few.labels["sequence"] if of == "tokens" else None
+        if not partial:
+            found = association.mantel(A, B, rng, permutations, blocks)
+        else:
+            topic = few.labels["topic"]
+            held = (topic[:, None] == topic).astype(float)
+            found = association.partial_mantel(A, B, held, rng, permutations, blocks)
+        return found.r, found.p
 
 
 def _mantel(start: Site, end: Site, config: Config) -> Arrays:
-    def all_of(here: Site, permutations: int = 1) -> Array:
-        few = _some(here, config)
-        return np.array([_r(here, few, reading, config, permutations) for reading in PAIRED])
+    all_of = _Similarities(config).correlations
 
     rng = generator(config.seed, "null")
     moe = end.router.moe  # type: ignore[union-attr]

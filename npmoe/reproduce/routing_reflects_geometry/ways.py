@@ -91,6 +91,26 @@ def necessary(seeds: Sequence[Models]) -> tuple[Statement, ...]:
 def in_practice() -> tuple[Way, ...]:
     """How much of usage similarity the similarity of hidden states explains, in every reading of both."""
 
+    def r(m: Models, i: int, name: str = "mantel") -> float:
+        found = m["base"][name]
+        return float(found[i, 0] if name == "mantel" else found[:, i].mean() if found.ndim == 2 else found[i])
+
+    def lesser(name: str) -> Statistic:
+        return lambda m: min(r(m, 0, name), r(m, 1, name))
+
+    both = Way(
+        "the lesser of tokens and sequences",
+        "Mantel correlation of the cosine of hidden states with the overlap of masks (over pairs of tokens) and with "
+        "the cosine of visit counts (over pairs of sequences), the lesser of the two",
+        lesser("mantel"),
+        CORRELATION,
+        (
+            ("random router", "chance", lesser("mantel random")),
+            ("coordinates permuted", "chance", lesser("mantel permuted")),
+            ("untrained", "chance", lesser("mantel start")),
+        ),
+    )
+
     def way(i: int) -> Way:
         hidden, measure, of, partial = PAIRED[i]
         held = ", topic held constant" if partial else ""
@@ -98,12 +118,12 @@ def in_practice() -> tuple[Way, ...]:
             f"{of}: {hidden}, {measure.replace('_', ' ')}{held}",
             f"Mantel correlation over pairs of {of}: {hidden} similarity of hidden states with "
             f"{measure.replace('_', ' ')} of usage{held}",
-            lambda m: float(m["base"]["mantel"][i, 0]),
+            lambda m: r(m, i),
             CORRELATION,
             (
-                ("random router", "chance", lambda m: float(m["base"]["mantel random"][:, i].mean())),
-                ("coordinates permuted", "chance", lambda m: float(m["base"]["mantel permuted"][:, i].mean())),
-                ("untrained", "chance", lambda m: float(m["base"]["mantel start"][i])),
+                ("random router", "chance", lambda m: r(m, i, "mantel random")),
+                ("coordinates permuted", "chance", lambda m: r(m, i, "mantel permuted")),
+                ("untrained", "chance", lambda m: r(m, i, "mantel start")),
             ),
         )
 
@@ -118,7 +138,7 @@ def in_practice() -> tuple[Way, ...]:
         RATIO,
         (("untrained", "chance", lambda m: share(m, START)),),
     )
-    return (*(way(i) for i in range(len(PAIRED))), seen)
+    return (both, *(way(i) for i in range(len(PAIRED))), seen)
 
 
 # ---- MY.2: representation or router ---------------------------------------------------------------------------------
@@ -206,7 +226,7 @@ def suppressed() -> tuple[Way, ...]:
             T,
             RATIO,
             (
-                ("response along random directions", "chance", elsewhere(2)),
+                ("random directions of equal norm", "control", elsewhere(2)),
                 ("response along the data less its mean", "chance", elsewhere(3)),
             ),
         )
@@ -306,7 +326,7 @@ def collapsed() -> tuple[Way, ...]:
     )
 
 
-# ---- MY.5: several models -------------------------------------------------------------------------------------------
+# ---- MY.10: several models -------------------------------------------------------------------------------------------
 
 SAME, OTHER = COMPARED.index("same query"), COMPARED.index("other topics")
 
@@ -334,6 +354,7 @@ def shared() -> tuple[Way, ...]:
             T,
             SHARE,
             (*chance, ("untrained", "chance", lambda m: T(m, "models start"))),
+            full=True,
         )
 
     return (

@@ -2,7 +2,7 @@
 
 `config`: what one run is; `axes`: which models are compared, and the *train* readings; `measure`: what is measured on
 one model; `ways`: statistics, margins and nulls; `claims`: what the paper says, and which ways measure it; `figures`:
-as data.
+as data; `sentences`: each effect in its own unit.
 
 `runs` is beside them: finished runs, read by name.
 """
@@ -12,9 +12,10 @@ from npmoe.reproduce.experiment import Trial
 from npmoe.reproduce.mixture import Config
 from npmoe.reproduce.paper import Paper
 from npmoe.reproduce.soft_clustering.claims import EXPERIMENT
-from npmoe.reproduce.soft_clustering.config import Measured
+from npmoe.reproduce.soft_clustering.config import Measured, Thinned
 from npmoe.reproduce.soft_clustering.figures import figures as figures_of
-from npmoe.reproduce.soft_clustering.measure import compute
+from npmoe.reproduce.soft_clustering.measure import compute, thin
+from npmoe.reproduce.soft_clustering.sentences import TELLINGS
 from npmoe.reproduce.trained import Apart, apart, train
 
 __all__ = ["SC1"]
@@ -42,7 +43,8 @@ SC1 = Paper(
     cite="F. Liu, arXiv 2601.11616 v1",
     heading="Mixture-of-Experts as Soft Clustering: each claim beside our number, its spread and chance",
     experiment=EXPERIMENT,
-    computes={Config: train, Apart: apart, Measured: compute},
+    computes={Config: train, Apart: apart, Measured: compute, Thinned: thin},
     figures=figures_of,
+    tellings=TELLINGS,
     notes=_notes,
 )

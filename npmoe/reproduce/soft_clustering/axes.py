@@ -7,11 +7,12 @@ there: a dense width concerns the baseline alone, a router's switch the mixtures
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from npmoe.reproduce.experiment import Across, Axis, Role
+from npmoe.reproduce.experiment import Across, Axis, Pair, Role
 from npmoe.reproduce.mixture import Config
+from npmoe.reproduce.soft_clustering.config import Thinned
 from npmoe.reproduce.trained import Apart
 
-__all__ = ["AXES", "ROLES", "SETTINGS", "axes_of", "role_in"]
+__all__ = ["AXES", "MODELS", "ROLES", "SETTINGS", "axes_of", "role_in"]
 
 MIXTURES = ("top2", "soft")
 
@@ -20,6 +21,7 @@ AXES = (
     Axis("He", {"scheme": "he"}),
     Axis("normal(0.02)", {"scheme": "normal002"}),
     Axis("tanh-GELU", {"activation": "gelu_tanh"}),
+    Axis("trained in float64", {"dtype": "float64"}),
     Axis("250 steps", {"steps": 250}),
     Axis("5000 steps", {"steps": 5000}),
     Axis("dense h = 256", {"h": 256}, ("dense",)),
@@ -56,11 +58,12 @@ def _independent(of: str) -> Across:
     return Across(of, Apart, lambda base: base.E)
 
 
-_MODELS: dict[str, Callable[[Config], dict[str, Any]]] = {
+MODELS: dict[str, Callable[[Config], dict[str, Any]]] = {
     "dense": lambda base: {"E": 1, "k": 1},
     "top2": lambda base: {},
     "soft": lambda base: {"k": base.E},
-    "wide": lambda base: {"E": 1, "k": 1, "h": base.E * base.h},  # as many parameters as all experts together
+    # as many parameters as all experts together; a control, followed at half as many steps
+    "wide": lambda base: {"E": 1, "k": 1, "h": base.E * base.h, "keep": base.keep // 2},
 }
 
 
@@ -71,14 +74,19 @@ def role_in(setting: Axis, role: str) -> str:
 
 def _in_setting(setting: Axis, role: str) -> Callable[[Config], Mapping[str, Any]]:
     change = setting.change if not setting.roles or role in setting.roles else {}
-    return lambda base: {**_MODELS[role](base), **change, "lean": True}
+    return lambda base: {**MODELS[role](base), **change, "lean": True}
 
 
-#: A dense baseline is one FFN of the experts' width and surroundings. "wide" is the control of its size.
+#: A dense baseline is one FFN of the experts' width and surroundings. "wide" is the control of its size. A model "at
+#: the n_eff" of another is thinned to as few effective tokens as that one's experts have.
 ROLES: dict[str, Role] = {
-    **_MODELS,
+    **MODELS,
     "independent top2": _independent("top2"),
     "independent soft": _independent("soft"),
+    **{
+        f"{of} at the n_eff of {to}": Pair(of, to, Thinned)
+        for of, to in (("dense", "top2"), ("dense", "soft"), ("soft", "top2"))
+    },
     **{
         role_in(setting, role): _in_setting(setting, role)
         for settings in SETTINGS.values()

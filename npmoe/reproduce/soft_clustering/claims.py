@@ -6,7 +6,7 @@ from typing import Any
 from npmoe.geometry.spectra import rms_cosine
 from npmoe.reproduce.experiment import Axis, Experiment, Models, Spec, Way
 from npmoe.reproduce.soft_clustering import runs, ways
-from npmoe.reproduce.soft_clustering.axes import ROLES, SETTINGS, axes_of, role_in
+from npmoe.reproduce.soft_clustering.axes import MODELS, ROLES, SETTINGS, axes_of, role_in
 from npmoe.reproduce.soft_clustering.config import BASE, QUICK, Measured
 from npmoe.reproduce.soft_clustering.ways import final_loss, pairs, settled, stack, trained
 
@@ -78,7 +78,7 @@ _EFFECTS = (
             (1.5, 1.7),
             "times",
         ),
-        once=("wide", "soft"),
+        once=("wide", "soft", "dense at the n_eff of top2", "dense at the n_eff of soft"),
     ),
     _claim(
         "SC1.5",
@@ -102,17 +102,17 @@ _EFFECTS = (
         "SC1.7",
         "MoE experts need many principal components for 90 % of the variance of what is routed to them.",
         "more than 20",
-        ("dense", "top2"),
+        ("dense", "top2", "dense at the n_eff of top2"),
         ways.sc1_7(),
         (lambda m: runs.ranks(m["top2"], "k90", 0), (20, inf), "components"),
         "The statistic compares with the dense model; that experts need more than 20 is judged as size.",
-        once=("soft",),
+        once=("soft", "dense at the n_eff of soft"),
     ),
     _claim(
         "SC1.8",
         "Top-k routing concentrates what experts see in fewer components than soft routing.",
         "figure only",
-        ("top2", "soft"),
+        ("top2", "soft", "soft at the n_eff of top2"),
         ways.sc1_8(),
     ),
     _claim(
@@ -161,9 +161,10 @@ _PREDICTED = {
 def _weakening(setting: Axis, effect: Spec, full: bool) -> Way:
     """How much an effect shrinks from the primary setting to another; for sharper routing, how much it grows."""
     way, sharper = effect.ways[0], setting.name == "temperature 1/4"
+    compared = tuple(role for role in effect.roles if role in MODELS)  # T of the effect; its nulls are not read
 
     def T(m: Models) -> float:
-        there = Models(m.seed, {role: m[role_in(setting, role)] for role in effect.roles})
+        there = Models(m.seed, {role: m[role_in(setting, role)] for role in compared})
         here, other = abs(way.T(m)), abs(way.T(there))
         return other - here if sharper else here - other
 
@@ -174,7 +175,7 @@ def _weakening(setting: Axis, effect: Spec, full: bool) -> Way:
         T,
         way.margin,
         (("the primary in the setting's place", "chance", lambda m: 0.0),),
-        (*effect.roles, *(role_in(setting, role) for role in effect.roles)),
+        (*compared, *(role_in(setting, role) for role in compared)),
         "train",
         full,
     )

@@ -26,10 +26,11 @@ _STEPS = {"label": "training step", "scale": "log"}
 
 def figures(results: Results, plan: Trial) -> dict[str, dict[str, Any]]:
     """Every figure that the finished runs allow, by file name."""
-    if not all(plan.found(results, role, seed) for role in _NAMES for seed in range(plan.seeds)):
+    shown = (*_NAMES, "dense at the n_eff of top2", "dense at the n_eff of soft")
+    if not all(plan.found(results, role, seed) for role in shown for seed in plan.counted):
         return {}  # a call for a few claims alone has not run what the figures show
-    apart = [plan.found(results, "independent top2", seed) for seed in range(plan.seeds)]
-    seeds = plan.seeds_of(results, tuple(_NAMES))
+    apart = [plan.found(results, "independent top2", seed) for seed in plan.counted]
+    seeds = plan.seeds_of(results, shown)
     found = {
         "1A": _norms_dense(seeds),
         "1B": _norms_moe(seeds),
@@ -130,16 +131,11 @@ def _cosines(seeds: list[Models], apart: list[Run | None]) -> Mark:
     limit = 1.05 * max(float(np.nanmax(np.abs(values))) for _, _, values in groups)
     edges = np.linspace(-limit, limit, 41)
     bounds = [{"kind": "vline", "x": x, "name": "the paper's range"} for x in (-0.01, 0.015)]
-    steps = seeds[0]["top2"]["steps"]
-    rms = [
-        draw.band(
-            _NAMES[role],
-            role,
-            steps[steps > 0],
-            np.stack([run["rms cos"][steps > 0] for run in _runs(seeds, role)]),
-        )
-        for role in ("top2", "soft")
-    ]
+    rms = []
+    for role in ("top2", "soft"):
+        steps = seeds[0][role]["steps"]
+        values = np.stack([run["rms cos"][steps > 0] for run in _runs(seeds, role)])
+        rms.append(draw.band(_NAMES[role], role, steps[steps > 0], values))
     chance = {"kind": "level", "name": "1/d, two random matrices", "role": "null", "y": 1 / seeds[0]["top2"].config.d}
     return draw.figure(
         "1C",
@@ -251,10 +247,7 @@ def _components(seeds: list[Models], id: str, roles: Sequence[str], title: str) 
         shuffled = [float(run["shuffled k90"][:, 0].mean()) for run in _runs(seeds, role)]
         strips.append(draw.strip(role, role, k90))
         strips.append(draw.strip(f"{role} shuffled", "null", shuffled))
-        same = [
-            runs.thinned(m["dense"], "k90", 0, runs.mean_n_eff(run))
-            for m, run in zip(seeds, _runs(seeds, role), strict=True)
-        ]
+        same = [runs.ranks(m[f"dense at the n_eff of {role}"], "k90", 0) for m in seeds]
         name = f"dense at the n_eff of {role}"
         strips.append(draw.strip(name, "control", same))
     claims = {"2B": ("SC1.7",), "3A": ("SC1.8",), "3B": ("SC1.7", "SC1.8")}[id]
@@ -309,8 +302,8 @@ def _sample_size(results: Results, plan: Trial, seeds: list[Models]) -> Mark:
         points["null"][1].append(float(run["shuffled k90"][:, 0].mean()))
     names = {"top2": "top-k experts", "soft": "soft experts", "null": "gates shuffled (mean of experts)"}
     marks: list[Mark] = [draw.points(names[role], role, x, y) for role, (x, y) in points.items()]
-    sizes = seeds[0]["dense"]["thin n_eff"]
-    plain = np.stack([m["dense"]["thin k90"][:, 0] for m in seeds])
+    sizes = seeds[0]["dense"]["sizes"]
+    plain = np.stack([m["dense"]["k90 by size"] for m in seeds])
     marks.append(
         draw.band("plain Gaussian of n_eff rows", "dense", sizes, plain)
     )  # fmt: skip
@@ -335,7 +328,7 @@ def _isotropic(results: Results, plan: Trial) -> list[Run]:
     axes = [None, *(axis for axis in AXES if set(axis.change) <= {"n", "k"} and axis.change.get("k", 1) <= plan.base.E)]
     warm = [role_in(setting, role) for setting in SETTINGS["a"] for role in MIXTURES]
     asked = [(role, axis) for axis in axes for role in MIXTURES] + [(role, None) for role in warm]
-    found = [plan.found(results, role, seed, axis) for role, axis in asked for seed in range(plan.seeds)]
+    found = [plan.found(results, role, seed, axis) for role, axis in asked for seed in plan.counted]
     return list({run.config: run for run in found if run is not None}.values())
 
 

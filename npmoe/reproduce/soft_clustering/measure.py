@@ -1,4 +1,4 @@
-"""What is measured on one trained model of SC1: the training run in, small arrays out.
+"""What is measured on the trained models of SC1: training runs in, small arrays out.
 
 n tokens, d width, E experts, s snapshots. What was followed while the model trained (steps, loss, norms, mean sigma,
 ...; see `npmoe.reproduce.trained`) is handed on under its names; to that come:
@@ -8,6 +8,9 @@ cosines, mean jacobians, curvature, token sigma, token energy, token energy sigm
 pca, k90, ...              see `_routed`;  hidden k90, gaussian k90 (8,) see `_hidden`
 
 A lean run (of a *train* reading) holds what the primary ways of measuring need, and leaves out the rest.
+
+A model thinned to the n_eff of another (`thin`) has n_eff (1,), the one aimed at; k90, cum10 (weighting,), means over
+experts and draws; and a dense one sigma (2,), the leading value of its mean Jacobian, untrained and trained.
 """
 
 from collections.abc import Mapping
@@ -22,15 +25,15 @@ from npmoe.probe.null import shuffled, thinned
 from npmoe.probe.representation import WEIGHTINGS, routed_pca
 from npmoe.probe.site import Site
 from npmoe.reproduce.mixture import Config, generator
-from npmoe.reproduce.soft_clustering.config import Measured
+from npmoe.reproduce.soft_clustering.config import Measured, Thinned
 from npmoe.reproduce.trained import ends
 
-__all__ = ["GRID", "HIDDEN", "compute"]
+__all__ = ["GRID", "HIDDEN", "compute", "thin"]
 
 Array = np.ndarray
 Arrays = dict[str, Array]
 
-#: Sizes n_eff to which Sites are thinned; other sizes are read off between them.
+#: Sizes to which the dense model is thinned for figure S1: plain Gaussian samples.
 GRID = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 #: What SC1.6 may mean by the variance of a dense model, in the order of the arrays "hidden k90" and "gaussian k90".
 HIDDEN = (
@@ -45,10 +48,29 @@ def compute(config: Measured, read: Mapping[Config, Mapping[str, Array]]) -> Arr
     first, last = ends(model, trained)
     out = {name: array for name, array in trained.items() if name not in ("weights", "outputs gram")}
     out |= _ends(first, last, model)
-    out |= _routed(first, last, model)
+    out |= _routed(last, model)
     if model.E == 1:
         out |= _hidden(model, last, trained.get("outputs gram"))
+    if model.E == 1 and not model.lean:
+        out |= _by_size(last, model)
     return out
+
+
+def thin(config: Thinned, read: Mapping[Config, Mapping[str, Array]]) -> Arrays:
+    """Measure a model on as few effective tokens as another has; the work of one run."""
+    model = config.model
+    first, last = ends(model, read[model])
+    target = float(n_eff(ends(config.to, read[config.to])[1].gates).mean())
+    # of two mixtures the sparser may by chance have more: then nothing is left out
+    target = min(target, float(n_eff(last.gates).mean()))
+    rng = generator(model.seed, "thin")
+    kept = [thinned(last, target, rng) for _ in range(model.draws)]
+    k90, cum10 = np.mean([_ranks(site, _weightings(model)) for site in kept], axis=0)
+    found = {"n_eff": np.array([target]), "k90": k90, "cum10": cum10}
+    if model.E == 1 and not model.lean:
+        sites = ([thinned(first, target, rng) for _ in range(model.draws)], kept)
+        found["sigma"] = np.array([np.mean([_sigma(site) for site in end]) for end in sites])
+    return found
 
 
 def _ends(first: Site, last: Site, config: Config) -> Arrays:
@@ -65,38 +87,36 @@ def _ends(first: Site, last: Site, config: Config) -> Arrays:
     return {name: np.stack([arrays[name] for arrays in found]) for name in found[0]}
 
 
-def _routed(first: Site, here: Site, config: Config) -> Arrays:
-    """Principal components of what each expert is given, and the same for the nulls.
+def _weightings(config: Config) -> tuple[str, ...]:
+    return WEIGHTINGS[:1] if config.lean else WEIGHTINGS
 
-    pca (weighting, E, d); k90, cum10 (weighting, E); shuffled k90, cum10 (draw, weighting): means over experts;
-    thin n_eff (g,), thin k90, thin cum10 (g, weighting): the Site thinned to each size of `GRID` that it can give, and
-    last itself; for a dense model also thin sigma (2, g), the leading value of the mean Jacobian untrained and trained.
+
+def _routed(here: Site, config: Config) -> Arrays:
+    """Principal components of what each expert is given, and the same with shuffled gates.
+
+    pca (weighting, E, d); k90, cum10 (weighting, E); of a mixture shuffled k90, cum10 (draw, weighting), means over
+    experts.
     """
-    weightings = WEIGHTINGS[:1] if config.lean else WEIGHTINGS
+    weightings = _weightings(config)
     values = np.stack([routed_pca(here, weighting).eigenvalues for weighting in weightings])
     out = {"pca": values, "k90": k_at(values), "cum10": share(values, 10), "n_eff": n_eff(here.gates)}
-    rng = generator(config.seed, "null")
-    draws = [_ranks(shuffled(here, rng), weightings) for _ in range(config.draws)]
-    out["shuffled k90"], out["shuffled cum10"] = np.stack(draws, axis=1)
-
-    most = float(n_eff(here.gates).mean())
-    sizes = [size for size in GRID if size < most]
-    rng = generator(config.seed, "thin")
-    ranks, sigma = [], []
-    for size in [*sizes, None]:
-        sites = [here] if size is None else [thinned(here, size, rng) for _ in range(config.draws)]
-        ranks.append(np.mean([_ranks(s, weightings) for s in sites], axis=0))
-        if here.E == 1:
-            ends = [
-                [end] if size is None else [thinned(end, size, rng) for _ in range(config.draws)]
-                for end in (first, here)
-            ]
-            sigma.append([np.mean([_sigma(s) for s in sites]) for sites in ends])
-    out["thin n_eff"] = np.array([*sizes, most], float)
-    out["thin k90"], out["thin cum10"] = np.stack(ranks, axis=1)
-    if here.E == 1:
-        out["thin sigma"] = np.array(sigma).T
+    if here.E > 1:
+        rng = generator(config.seed, "null")
+        draws = [_ranks(shuffled(here, rng), weightings) for _ in range(config.draws)]
+        out["shuffled k90"], out["shuffled cum10"] = np.stack(draws, axis=1)
     return out
+
+
+def _by_size(here: Site, config: Config) -> Arrays:
+    """k@0.9 of a dense model's inputs by their number, (g,) twice: sizes of `GRID` that there are, and all of them."""
+    rng = generator(config.seed, "thin", part=1)
+    sizes = [size for size in GRID if size < here.n]
+    k90 = [np.mean([_ranks(thinned(here, size, rng), WEIGHTINGS[:1])[0, 0] for _ in range(config.draws)])
+           for size in sizes]  # fmt: skip
+    return {
+        "sizes": np.array([*sizes, here.n], float),
+        "k90 by size": np.array([*k90, _ranks(here, WEIGHTINGS[:1])[0, 0]]),
+    }
 
 
 def _ranks(here: Site, weightings: tuple[str, ...]) -> Array:
@@ -137,7 +157,9 @@ def _hidden(config: Config, here: Site, outputs: Array | None) -> Arrays:
         k90.append(_k90_of(table) if trajectory else _k90(table, center))
         # a Gaussian as wide as the trajectory's 32,768 columns has the same spectrum as one of 4,096, all but equal
         shape = len(table), min(y.size if trajectory else table.shape[1], 4096)
-        null.append(np.mean([_k90(rng.standard_normal(shape), center) for _ in range(config.draws)]))
+        # where a Gaussian is large its k@0.9 hardly varies, and a draw takes long
+        draws = config.draws if min(shape) <= 128 else min(config.draws, 2)
+        null.append(np.mean([_k90(rng.standard_normal(shape), center) for _ in range(draws)]))
     return {"hidden k90": np.array(k90), "gaussian k90": np.array(null)}
 
 

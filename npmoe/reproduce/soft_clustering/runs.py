@@ -1,4 +1,4 @@
-"""Finished runs of SC1, read by name: norms at named steps, shares of energy, components, at other sizes and losses."""
+"""Finished runs of SC1, read by name: norms at named steps, shares of energy, components, norms at other losses."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from npmoe.probe.function import NORMS
 from npmoe.reproduce.experiment import Run
 from npmoe.reproduce.trained import named_steps
 
-__all__ = ["at_loss", "between", "mean_n_eff", "mean_share", "norm", "ranks", "series", "thinned", "token_share"]
+__all__ = ["at_loss", "mean_n_eff", "mean_share", "norm", "ranks", "series", "token_share"]
 
 Array = np.ndarray
 _WHEN = ("start", "early", "half", "end")
@@ -25,10 +25,11 @@ def series(run: Run, norm: str) -> Array:
 
 
 def norm(run: Run, norm: str, when: str, of: str = "experts") -> float:
-    """A norm at a named step, of the experts (routed tokens), of experts over all tokens, or of the whole layer."""
+    """A norm at a named step, of the experts (routed tokens); early or at the end also of experts over all tokens and
+    of the whole layer."""
     if of == "experts":
         return float(series(run, norm)[_at(run, when)])
-    row, column = _WHEN.index(when), NORMS.index(norm)
+    row, column = ("early", "end").index(when), NORMS.index(norm)
     if of == "experts over all tokens":
         return float(defined_mean(run["norms all"][row, :, column]))
     router = {"layer without the router's term": 0, "layer with the router's term": 1}[of]
@@ -47,13 +48,8 @@ def token_share(run: Run, end: int, power: int) -> float:
 
 
 def ranks(run: Run, name: str, weighting: int) -> float:
-    """Mean over experts of k90 or cum10 of the routed hidden states."""
+    """Mean over experts of k90 or cum10 of the routed hidden states; of a thinned model, also over draws."""
     return float(defined_mean(run[name][weighting]))
-
-
-def thinned(run: Run, name: str, weighting: int, n_eff: float) -> float:
-    """k90 or cum10 of this model's Site thinned to a mean n_eff: between the sizes measured, linear in its log."""
-    return between(n_eff, run["thin n_eff"], run[f"thin {name}"][:, weighting])
 
 
 def mean_n_eff(run: Run) -> float:
@@ -74,8 +70,3 @@ def at_loss(run: Run, norm: str, loss: float) -> float:
         return float(values[0])
     part = (np.log(losses[i - 1]) - np.log(loss)) / (np.log(losses[i - 1]) - np.log(losses[i]))
     return float(np.exp((1 - part) * np.log(values[i - 1]) + part * np.log(values[i])))
-
-
-def between(n_eff: float, sizes: Array, values: Array) -> float:
-    """A value at a size between those measured, linear in the logarithm of the size."""
-    return float(np.interp(np.log(n_eff), np.log(sizes), values))

@@ -212,9 +212,8 @@ def sc1_4() -> tuple[Way, ...]:
 
     def n_eff(which: str = "top2") -> Way:
         def T(m: Models, end: int = 1) -> float:
-            run, dense = m[which], m["dense"]
-            fewer = runs.between(runs.mean_n_eff(run), dense["thin n_eff"], dense["thin sigma"][end])
-            return log(fewer / runs.norm(run, PRIMARY_NORM, "end" if end else "start"))
+            fewer = float(m[f"dense at the n_eff of {which}"]["sigma"][end])
+            return log(fewer / runs.norm(m[which], PRIMARY_NORM, "end" if end else "start"))
 
         def control(m: Models) -> float:  # both see every token: their n_eff is equal as it is
             return log(runs.norm(m["dense"], PRIMARY_NORM, "end") / runs.norm(m["wide"], PRIMARY_NORM, "end"))
@@ -314,7 +313,7 @@ def sc1_7() -> tuple[Way, ...]:
             return log(k / runs.ranks(m["dense"], "k90", 0))
 
         def n_eff(m: Models) -> float:
-            return against(runs.thinned(m["dense"], "k90", 0, runs.mean_n_eff(m[which])), m)
+            return against(runs.ranks(m[f"dense at the n_eff of {which}"], "k90", 0), m)
 
         def shuffled(m: Models) -> float:
             return float(np.mean([against(k, m) for k in m[which]["shuffled k90"][:, w]]))
@@ -349,8 +348,7 @@ def sc1_8() -> tuple[Way, ...]:
             return sign * float((m["soft"][of] - m["top2"][of])[:, w].mean())
 
         def n_eff(m: Models) -> float:
-            soft = m["soft"]
-            return sign * (runs.ranks(soft, name, w) - runs.thinned(soft, name, w, runs.mean_n_eff(m["top2"])))
+            return sign * (runs.ranks(m["soft"], name, w) - runs.ranks(m["soft at the n_eff of top2"], name, w))
 
         words = _WEIGHTING_WORDS[WEIGHTINGS[w]]
         measure = "k@0.9" if name == "k90" else "cum-var@10"
