@@ -26,7 +26,7 @@ _TEMPERATURES = tuple(
 _K = tuple(Axis(f"top-{k} in the place of top-2", {"k": k, "renormalize": k > 1}, ("top2",)) for k in (1, 4))
 _COLDER = tuple(
     Axis(
-        f"temperature 1/4 beside 4, both k = {k}",
+        f"temperature 1/4 against 4, both k = {k}",
         {},
         each={"top2": {"k": k, "temperature": 0.25}, "soft": {"k": k, "temperature": 4.0}},
     )

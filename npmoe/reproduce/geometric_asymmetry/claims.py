@@ -20,9 +20,9 @@ SPECS = (
         tuple(ROLES),
         ways.decorrelated(),
         ALONE,
-        note="Independent random experts are near zero too: with independent initialization this claim ends as "
-        "'so does the null' whatever training did. Only experts initialized alike can tell more; untrained, they are "
-        "aligned fully.",
+        note="Independent random experts are hardly aligned either. So with independent initialization this claim can "
+        "at best be matched by chance, whatever training does. Only experts that start alike can tell more; untrained, "
+        "they are fully aligned.",
     ),
     Spec(
         "GA.2a",
@@ -31,11 +31,11 @@ SPECS = (
         tuple(ROLES),
         ways.distinct(),
         ALONE,
-        note="Distinct means less overlap than the same gates give when they are handed to other tokens; T is measured "
-        "against these shuffled gates, so that as a null they repeat the margin. Random subspaces are no null here: "
-        "any "
-        "sample's principal directions overlap more. Martin's distance, infinite at a right angle, is left out. Top-1 "
-        "gates are not renormalized, or the router would have no gradient.",
+        note="Distinct means: less overlap than the same gates give when they are handed to other tokens. T is "
+        "measured against these shuffled gates. Random subspaces are no null model here, because the principal "
+        "directions of any sample overlap more. An expert is also compared with itself: two random halves of its "
+        "tokens. Martin's distance is left out, since it is infinite at a right angle. Top-1 gates are not "
+        "renormalized, or the router would have no gradient.",
         beside=(
             (
                 "overlap, r = 8",
@@ -56,7 +56,7 @@ SPECS = (
         tuple(ROLES),
         ways.overlapping(),
         ALONE,
-        note="Overlapping means more overlap than random subspaces of that dimension.",
+        note="Overlapping means: more overlap than random subspaces of that dimension.",
     ),
     Spec(
         "GA.3",
@@ -65,8 +65,8 @@ SPECS = (
         tuple(ROLES),
         ways.asymmetric(),
         ALONE,
-        note="Both in units of their own chance. The asymmetry is the router's doing only where it exceeds that of "
-        "shuffled gates and of experts that never met.",
+        note="Both are in units of what chance gives. Routing causes the asymmetry only if it exceeds that of shuffled "
+        "gates and of experts that were trained apart.",
     ),
     Spec(
         "GA.4a",

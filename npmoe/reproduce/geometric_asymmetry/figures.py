@@ -258,7 +258,7 @@ def _sparsity(seeds: list[Models]) -> Mark:
         panels.append(draw.panel(axis["label"], draw.axis("mixture"), axis, strips))
     return draw.figure(
         "G4",
-        "Top-2 beside soft: function and representation",
+        "Top-2 and soft: function and representation",
         "One dot a seed. Left: alignment of the experts' mean Jacobians; 1 is chance. Right: mean chordal distance "
         "between "
         "principal subspaces, r = 8. Beside each the same with its gates shuffled: what sparsity does by giving "
@@ -322,7 +322,7 @@ def _sweep_temperature(results: Results, plan: Trial, axes: dict[str, Axis]) -> 
     E = plan.base.E
     groups = []
     for k, name, style in ((2, "k = 2", "top2"), (E, f"k = {E}", "soft")):
-        both = axes.get(f"temperature 1/4 beside 4, both k = {k}")
+        both = axes.get(f"temperature 1/4 against 4, both k = {k}")
         if both is None:
             continue
         at = [(0.25, "top2", both), (1.0, style, None), (4.0, "soft", both)]
@@ -365,7 +365,7 @@ def _inputs(results: Results, plan: Trial, axes: dict[str, Axis]) -> Mark:
     return draw.figure(
         "G7",
         "Does routing keep apart what the inputs hold apart?",
-        "Overlap of the experts' principal subspaces, one dot a seed, beside the same gates handed to other tokens: "
+        "Overlap of the experts' principal subspaces, one dot a seed, with the same gates handed to other tokens: "
         "where the two differ, it is routing that keeps experts apart.",
         "ours",
         ("GA.2a", "GA.2b"),

@@ -27,10 +27,9 @@ SPECS = (
         "no number",
         SITES,
         exact=ways.sufficient,
-        note="Counted on random pairs and on small and large steps from every token, on the trained Sites of all roles "
-        "that this paper's claims compare, in their primary settings. For top-k gates the bounds need that both "
-        "tokens chose one set, which the certified radius r(x) tells without looking "
-        "at the other token; the line beside counts what happens otherwise.",
+        note="Counted on random pairs of tokens and on small and large steps from every token, on the trained models "
+        "of all roles in their primary settings. For top-k gates the bounds require that both tokens choose one set; "
+        "the certified radius r(x) tells so without looking at the other token. What happens otherwise is counted too.",
         beside=(
             (
                 "median certified radius over |x|",
@@ -39,12 +38,12 @@ SPECS = (
             ),
             (
                 "median jump across the nearest wall over |f|",
-                "beyond the radius the output jumps; no Jacobian sees it",
+                "beyond the radius the output jumps, which no Jacobian shows",
                 lambda m: float(m["base"]["wall ends"][0]),
             ),
             (
                 "median of that jump over radius times |J|_2",
-                "beside what the Jacobian allows for such a step",
+                "in units of what the Jacobian allows for such a step",
                 lambda m: float(m["base"]["wall ends"][1]),
             ),
             ("share of tokens with a wall", "top-2", lambda m: float(m["base"]["wall ends"][2])),
@@ -56,8 +55,8 @@ SPECS = (
         "no number",
         SITES,
         exact=ways.necessary,
-        note="Refuted for the plain cosine: the router cannot see ker(C W), whose dimension is d - E + 1 or more. True "
-        "modulo that kernel, as the statements beside it count.",
+        note="Refuted for the plain cosine: the router cannot see ker(C W), which has d - E + 1 dimensions or more. "
+        "True modulo that kernel, as the further statements show.",
         beside=(
             (
                 "share of hidden variance inside row(C W)",
@@ -88,8 +87,8 @@ SPECS = (
                 lambda m: float(m["base"]["mantel"][0, 1]),
             ),
         ),
-        note="A random router routes by hidden states too. What training adds is the excess over it. Permuting the "
-        "rows of a router relabels experts and changes nothing, so it is its coordinates that are permuted.",
+        note="A random router routes by hidden states too; training adds the excess over it. Permuting the rows of a "
+        "router relabels experts and changes nothing, so its coordinates are permuted instead.",
     ),
     Spec(
         "MY.2",
@@ -98,8 +97,9 @@ SPECS = (
         CELLS,
         ways.owed(),
         (COMMON, *SHAPES, *SPREADS, LONGER, DOUBLE, Axis("balance loss, weight 0.01", {"weight": 0.01})),
-        note="Two by two: router trained or frozen at random, inputs with topics or isotropic with as many topics to "
-        "tell apart and a task for each. Information is not corrected for chance; its null is.",
+        note="A two-by-two design: the router is trained or frozen at random, and the inputs cluster by topic or are "
+        "isotropic, with as many topics and a task for each. Information is not corrected for chance; its null model "
+        "shows what chance gives.",
         beside=tuple(
             (f"information, {cell}", "between expert and topic, share of the topics' entropy", ways.informed(cell))
             for cell in CELLS
@@ -120,8 +120,8 @@ SPECS = (
             DOUBLE,
             Axis("batches of 32", {"batch": 32}),
         ),
-        note="Topics share a direction as strong as all the rest. Weight 0 is the control that T compares with. Near "
-        "uniform scores the loss is 1 + |C W mu|^2/E, so that its gradient has rank one, along mu (docs/balance.md).",
+        note="All topics share a direction that is as strong as everything else. T compares with weight 0. Near "
+        "uniform scores the loss is 1 + |C W mu|^2/E, so its gradient has rank one, along mu (docs/balance.md).",
         beside=(
             (
                 "cosine of G mu and C W mu, f = P, scores a tenth as large",
@@ -130,7 +130,7 @@ SPECS = (
             ),
             (
                 "share of the gradient along mu, cotangents handed to other tokens",
-                "what any loss has that pulls all tokens alike",
+                "what any loss gives that pulls all tokens alike",
                 lambda m: float(m["weight 0"]["gradient"][0, 3, 0]),
             ),
         ),
@@ -148,8 +148,8 @@ SPECS = (
             LONGER,
             DOUBLE,
         ),
-        note="Batches of 32 tokens of all topics, or of one random topic a step. The control asks what such batches do "
-        "without any balance loss.",
+        note="A test of a remark: the paper reports no experiment. Batches have 32 tokens of all topics, or of one "
+        "random topic at each step. The control shows what such batches do without any balance loss.",
     ),
     Spec(
         "MY.5",
@@ -196,10 +196,10 @@ SPECS = (
             Axis("frozen routers", {"router": "frozen"}),
             Axis("balance loss, weight 0.01", {"weight": 0.01}),
         ),
-        note="This is no test of MY.5, which is about one router. Three models from different initializations on the "
-        "same sequences, each pair of models matched on one half of the queries and scored on the other. A query is "
-        "its topic and a part of its own. 'No greater' is read as: by less than 0.05 over the whole interval. A claim "
-        "of equality cannot be beyond a null without anything in common.",
+        note="This is no test of MY.5, which is about one router. Three models start from different weights and train "
+        "on the same sequences. Each pair is matched on one half of the queries and scored on the other. A query is "
+        "its topic and a part of its own. No more means: by less than 0.05 over the whole interval. A claim of "
+        "equality cannot exceed a null model without anything in common.",
         beside=(
             *(
                 (name, f"Jaccard of the smallest sets that hold {TOP:.0%} of a query's usage", ways.compared(name))
@@ -210,11 +210,11 @@ SPECS = (
     ),
     Spec(
         "SC2.5",
-        "Ensemble diversity (of SC2, whose claims wait for the language model): the ambiguity identity on the toy.",
+        "Ensemble diversity (a prediction of SC2, version 2 of SC1): the ambiguity identity, on this small mixture.",
         "no number",
         SITES,
         exact=ways.ambiguity,
-        note="Beside it, how much of the experts' error the mixture averages away, and how aligned the experts are.",
+        note="The further numbers show how much of the experts' error is averaged away, and how aligned they are.",
         beside=(
             ("ambiguity over the experts' error, top-2", "1 where the mixture errs no more", ways.spread("base")),
             ("ambiguity over the experts' error, soft", "the same", ways.spread("soft")),

@@ -99,7 +99,7 @@ def _law(seeds: list[Models]) -> Mark:
     return draw.figure(
         "M2",
         "Overlap of top-k sets against the correlation of scores",
-        f"Pairs of tokens sorted by the correlation of their {E} scores, mean and range over seeds, beside Gaussian "
+        f"Pairs of tokens sorted by the correlation of their {E} scores, mean and range over seeds, with Gaussian "
         "hidden "
         "states of the same mean and covariance through the same router, and the law for bivariate normal scores of "
         "many "
@@ -125,7 +125,7 @@ def _mantel(seeds: list[Models]) -> Mark:
             strips.append(
                 draw.strip(name, "control", [float(m["base"]["mantel permuted"][:, i].mean()) for m in seeds])
             )
-        panels.append(draw.panel(f"pairs of {of}", draw.axis("reading"), draw.axis("Mantel correlation"), strips))
+        panels.append(draw.panel(f"pairs of {of}", draw.axis("similarity of"), draw.axis("Mantel correlation"), strips))
     return draw.figure(
         "M3",
         "How much of usage do hidden states explain?",
@@ -269,7 +269,7 @@ def _batch(seeds: list[Models]) -> Mark:
     return draw.figure(
         "M7",
         "What a batch adds to the balance loss",
-        "Mean excess of the loss over batches above that of all data (f = P), mean and range over seeds, beside "
+        "Mean excess of the loss over batches above that of all data (f = P), mean and range over seeds, next to "
         "tr(C W (Sigma/B) W^T C)/E. With independent tokens it falls as 1/B; with one topic a batch, the differences "
         "between topics are penalised at any batch size.",
         "ours",

@@ -53,7 +53,7 @@ def sufficient(seeds: Sequence[Models]) -> tuple[Statement, ...]:
     whole = np.array([m[role]["bounds"][0][0] for m in seeds for role in SITES])
     broken = Statement(
         "total variation, other sets",
-        "the bound of soft gates asked of top-k gates where the two tokens chose other sets: a step across a wall "
+        "the bound of soft gates, tested on top-k gates where the two tokens chose other sets: a step across a wall "
         "exchanges an expert at once",
         int((whole - rows[:, 0]).sum()),
         int(rows[:, 3].sum()),
@@ -76,7 +76,7 @@ def necessary(seeds: Sequence[Models]) -> tuple[Statement, ...]:
     )
     refuted = Statement(
         "plain cosine",
-        "only hidden states with a positive cosine are routed alike; asked of y = Pi x + v, v in ker(C W)",
+        "only hidden states with a positive cosine are routed alike; tested on y = Pi x + v, v in ker(C W)",
         checked,
         same,
         float("inf"),

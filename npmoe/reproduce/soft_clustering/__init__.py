@@ -4,7 +4,7 @@
 one model; `ways`: statistics, margins and nulls; `claims`: what the paper says, and which ways measure it; `figures`:
 as data; `sentences`: each effect in its own unit.
 
-`runs` is beside them: finished runs, read by name.
+`runs` reads finished runs by name.
 """
 
 from npmoe.ledger import Claim
@@ -25,13 +25,13 @@ def _notes(claims: list[Claim], plan: Trial) -> list[str]:
     notes = []
     if any(claim.id in ("SC1.3", "SC1.9") for claim in claims):
         notes.append(
-            "Claims of the kind 'near zero' hold for independent random experts as well: with independent "
-            "initialization they end as 'so does the null' whatever training did."
+            "Independent random experts have cosines near zero as well. So with independent initialization, claims of "
+            "that kind (SC1.3, SC1.9) can at best be matched by chance, whatever training does."
         )
     if plan.full:
         notes.append(
-            "The control, a dense model as wide as all experts, stands beside measure readings only: where a train "
-            "reading lacks it, T may hold, but is not called reproduced."
+            "The control, a dense model as wide as all experts, was run in the primary setting only. Interpretations "
+            "that train the models differently lack it, and are never called reproduced without it."
         )
     return notes
 
@@ -41,7 +41,7 @@ SC1 = Paper(
     id="SC1",
     title="Mixture-of-Experts as Soft Clustering: A Dual Jacobian-PCA Spectral Geometry Perspective",
     cite="F. Liu, arXiv 2601.11616 v1",
-    heading="Mixture-of-Experts as Soft Clustering: each claim beside our number, its spread and chance",
+    heading="Mixture-of-Experts as Soft Clustering: what holds up",
     experiment=EXPERIMENT,
     computes={Config: train, Apart: apart, Measured: compute, Thinned: thin},
     figures=figures_of,

@@ -28,11 +28,11 @@ _EFFECTS = (
         ("dense",),
         ways.sc1_1(),
         (lambda m: runs.norm(m["dense"], ways.PRIMARY_NORM, "end"), (50, inf), "(norm at the end)"),
-        "Descriptive: there is no chance null, only a control.",
+        "There is no null model for growth over training, only a control.",
         tuple(
             (
                 f"leading value of the stacked Jacobians, {words}",
-                f"the reading whose size is nearest to the paper's, {paper}",
+                f"of all norms the one whose size comes nearest to the paper's, {paper}",
                 stack(when),
             )
             for words, when, paper in (("untrained", "start", "about 5"), ("at the end", "end", "over 50"))
@@ -46,7 +46,7 @@ _EFFECTS = (
         ("dense", "top2"),
         ways.sc1_2(),
         (lambda m: settled(m["top2"]), (200, 300), "steps until within 10 % of the end"),
-        "Judged on the experts. The control asks whether a dense model that can interpolate has the same plateau.",
+        "Judged on the experts' norm. The control shows whether a dense model that can fit the batch levels off too.",
         tuple(
             (
                 f"training loss at the end, {words}",
@@ -64,8 +64,8 @@ _EFFECTS = (
         ("top2", "independent top2"),
         ways.sc1_3(),
         (lambda m: float(pairs(trained(m["top2"])).mean()), (-0.01, 0.015), "(mean cosine)"),
-        "Independent random experts are near zero too: with independent initialization this claim ends as 'so does the "
-        "null' whatever training did. Only experts initialized alike can tell more.",
+        "Independent random experts have cosines near zero as well. So with independent initialization this claim can "
+        "at best be matched by chance, whatever training does. Only experts that start alike can tell more.",
     ),
     _claim(
         "SC1.4",
@@ -95,8 +95,8 @@ _EFFECTS = (
         ("dense",),
         ways.sc1_6(),
         (lambda m: float(m["dense"]["hidden k90"][0]), (2.5, 3.5), "components"),
-        "Without a layer in front the hidden states that enter the layer are the inputs themselves: a fact about the "
-        "sample, not about the model.",
+        "Without a layer in front, the hidden states that enter the layer are the inputs themselves. The number then "
+        "describes the sample, not the model.",
     ),
     _claim(
         "SC1.7",
@@ -105,12 +105,12 @@ _EFFECTS = (
         ("dense", "top2", "dense at the n_eff of top2"),
         ways.sc1_7(),
         (lambda m: runs.ranks(m["top2"], "k90", 0), (20, inf), "components"),
-        "The statistic compares with the dense model; that experts need more than 20 is judged as size.",
+        "The statistic compares experts with the dense model. Whether they need more than 20 is judged apart, as size.",
         once=("soft", "dense at the n_eff of soft"),
     ),
     _claim(
         "SC1.8",
-        "Top-k routing concentrates what experts see in fewer components than soft routing.",
+        "Top-k routing concentrates what experts see in fewer components than soft routing does.",
         "figure only",
         ("top2", "soft", "soft at the n_eff of top2"),
         ways.sc1_8(),
@@ -121,25 +121,25 @@ _EFFECTS = (
         "figure only",
         ("top2", "soft", "independent top2", "independent soft"),
         ways.sc1_9(),
-        note="As SC1.3: independent random experts are near zero too.",
+        note="As for SC1.3, independent random experts have cosines near zero as well.",
         beside=(
             (
                 "log rms cos, soft over top-2",
-                "SC2.2 and GA.4 say that top-k is lower: above 0",
+                "above 0 if top-k is less aligned, as SC2.2 and GA.4 say",
                 lambda m: log(rms_cosine(trained(m["soft"])) / rms_cosine(trained(m["top2"]))),
             ),
         ),
     ),
     _claim(
         "SC1.11",
-        "Ours: the paper measures slopes and speaks of curvature; are second derivatives of experts smaller as well?",
+        "Ours: experts' second derivatives are smaller as well (the paper speaks of curvature and measures slopes).",
         "not measured",
         ("dense", "top2"),
         ways.sc1_11(),
         beside=(
             (
                 "log of the Hessian's norm, dense over a dense model as wide as all experts",
-                "above 0: width does to curvature what experts do",
+                "above 0 if a wider dense model has smaller second derivatives too",
                 lambda m: log(m["dense"]["curvature"][1, 0] / m["wide"]["curvature"][1, 0]),
             ),
         ),
@@ -151,10 +151,10 @@ _EFFECTS = (
 # ---- SC1.10: the paper's own predictions -----------------------------------------------------------------------------
 
 _PREDICTED = {
-    "a": "Its section 4 predicts that the effects weaken where routing is nearly uniform.",
-    "b": "Its section 4 predicts that the effects weaken with a residual or a shared norm.",
-    "c": "Its section 4 predicts that the effects weaken for predefined tasks.",
-    "d": "Its section 4 predicts that the effects weaken in stacked layers.",
+    "a": "Predicted in section 4: the effects weaken when routing is nearly uniform.",
+    "b": "Predicted in section 4: the effects weaken with a residual connection or a shared norm.",
+    "c": "Predicted in section 4: the effects weaken for predefined tasks.",
+    "d": "Predicted in section 4: the effects weaken in stacked layers.",
 }
 
 
@@ -197,8 +197,8 @@ def _prediction(letter: str) -> Spec:
             for i, setting in enumerate(SETTINGS[letter])
             for effect in effects
         ),
-        note="Sizes of effects, whatever their sign: where the primary has an effect reversed, it is the reversal that "
-        "weakens or grows. Read this beside SC1.4, SC1.5 and SC1.8.",
+        note="This compares sizes of effects, whatever their sign. Where SC1.4 is contradicted, it is the opposite "
+        "effect that weakens or grows. Read it together with SC1.4, SC1.5 and SC1.8.",
     )
 
 

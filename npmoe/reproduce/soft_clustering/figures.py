@@ -39,7 +39,7 @@ def figures(results: Results, plan: Trial) -> dict[str, dict[str, Any]]:
         "2A": _components_dense(seeds),
         "2B": _components(seeds, "2B", ("top2",), "What experts see"),
         "3A": _components(seeds, "3A", ("soft",), "What experts see: soft"),
-        "3B": _components(seeds, "3B", ("top2", "soft"), "What experts see: top-2 beside soft"),
+        "3B": _components(seeds, "3B", ("top2", "soft"), "What experts see: top-2 and soft"),
         "3C": _matrix(seeds, "3C", "soft"),
         "3D": _matrix(seeds, "3D", "top2"),
         "sample-size": _sample_size(results, plan, seeds),
@@ -85,7 +85,7 @@ def _norms_dense(seeds: list[Models]) -> Mark:
     return draw.figure(
         "1A",
         "The dense model's Jacobian norm over training",
-        "Three of the readings of 'the norm', with the training loss beside them. The paper's norm grows from about 5 "
+        "Three interpretations of 'the norm', and the training loss. The paper's norm grows from about 5 "
         "to over 50. The control is a dense model with as many hidden units as all experts together.",
         "paper figure 1A",
         ("SC1.1",),
@@ -107,8 +107,8 @@ def _norms_moe(seeds: list[Models]) -> Mark:
     return draw.figure(
         "1B",
         "The mixture's Jacobian norm over training",
-        "Does the norm stop growing where the mixture begins to interpolate? Read it beside the loss. The paper says a "
-        "plateau after about 250 steps.",
+        "Does the norm stop growing where the mixture begins to interpolate? Compare it with the loss. The paper "
+        "reports a plateau after about 250 steps.",
         "paper figure 1B",
         ("SC1.2",),
         [
@@ -217,14 +217,14 @@ def _components_dense(seeds: list[Models]) -> Mark:
     return draw.figure(
         "2A",
         "How many components hold 90 % of a dense model's variance",
-        "Left: cumulative variance of what enters the dense layer. Right: k@0.9 of all that the text may mean, beside "
-        "Gaussians of as many rows. The paper says about three.",
+        "Left: cumulative variance of what enters the dense layer. Right: k@0.9 of everything that the text may mean, "
+        "with Gaussians of as many rows. The paper says about three.",
         "paper figure 2A",
         ("SC1.6",),
         [
             draw.panel("what enters the layer", draw.axis("components"), draw.axis("cumulative variance"),
                    [_cumulative(seeds, "dense"), _level()]),
-            draw.panel("other readings", draw.axis("reading"), draw.axis("k@0.9", "log"), [*strips, paper]),
+            draw.panel("other interpretations", draw.axis("variance of"), draw.axis("k@0.9", "log"), [*strips, paper]),
         ],
     )  # fmt: skip
 
@@ -254,8 +254,8 @@ def _components(seeds: list[Models], id: str, roles: Sequence[str], title: str) 
     return draw.figure(
         id,
         title,
-        "Cumulative variance of the hidden states weighted by an expert's gates, mean over experts. What chance gives "
-        "stands beside it: the same gates given to other tokens, and the dense model on as few effective tokens.",
+        "Cumulative variance of the hidden states weighted by an expert's gates, mean over experts. The null models "
+        "are the same gates given to other tokens, and the dense model on as few effective tokens.",
         f"paper figure {id}",
         claims,
         [
@@ -314,7 +314,7 @@ def _sample_size(results: Results, plan: Trial, seeds: list[Models]) -> Mark:
         "S1",
         "How much of Figures 2 and 3 is sample size?",
         "k@0.9 of what each expert sees, against its effective number of tokens n_eff, over the batch sizes, k and "
-        "temperatures that were run, beside the same gates given to other tokens (shuffled) and plain Gaussian samples "
+        "temperatures that were run, with the same gates given to other tokens (shuffled) and plain Gaussian samples "
         "of n_eff rows. Where real and shuffled gates agree, the number of components says nothing about what is "
         "routed where. The distance from the curve is what unequal weights do beyond n_eff.",
         "ours",

@@ -102,9 +102,8 @@ differ, so a high overlap here agrees with MY.7 and does not show it. The other 
 Jensen-Shannon are convex, so single texts, or tokens, of two kinds differ on average at least as much as their sums do,
 and a low overlap here counts against MY.7 in that model and layer. Which layers are deep is the model's affair: layer
 15 is the last of OLMoE's 16, and the middle of Mixtral's 32. A top-p set of experts that are used almost equally hangs
-on small differences: there read total variation, not Jaccard. MY.5 is about two models on one question: counts keep
-neither questions nor tokens, and a matching of two models' experts cannot be fitted on one half of the tokens and
-scored on the other, so nothing here is for or against it. The overlap of two tokens, or of one token in two models, is
+on small differences: there read total variation, not Jaccard. MY.5 compares texts that several authors wrote on one
+question: counts keep neither questions nor authors, so nothing here is for or against it. The overlap of two tokens is
 never measured. Values are those of the counts, which sampling biases (total variation, Jensen-Shannon, CV, Gini and
 max/mean upwards, weighted Jaccard downwards); intervals have that bias taken out to first order, so that a value may
 lie outside its own (but for Jaccard of top-p sets, which moves in jumps: there it is the plain quantiles). First order
