@@ -24,7 +24,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "reproduce": Command(
         "npmoe.reproduce.__main__",
-        "test papers' claims: each number with its spread and what chance gives",
+        "test papers' claims over several seeds, against null models",
         "npmoe reproduce SC1.8 --why",
     ),
     "verify": Command(

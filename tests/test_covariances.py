@@ -7,7 +7,7 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npmoe.geometry.covariances import bures, log_euclidean
+from npmoe.geometry.covariances import bures, log_euclidean, pairwise_bures
 from npmoe.geometry.random_subspaces import random_subspace
 
 EXAMPLES = settings(max_examples=40, deadline=None)
@@ -95,6 +95,21 @@ def test_bures_takes_singular_covariances(rng):
     assert bures(A, A) < 1e-12
     assert bures(A, np.zeros((6, 6))) == pytest.approx(np.sqrt(np.trace(A)), rel=1e-14)
     assert bures(np.zeros((1, 1)), np.zeros((1, 1))) == 0
+
+
+def test_bures_of_all_pairs_is_that_of_each_pair(rng):
+    X = rng.standard_normal((4, 2))
+    C = np.stack([*covariances(rng, 4, 1e3, 3), X @ X.T, np.zeros((4, 4))])  # two of them singular
+    found = pairwise_bures(C)
+    # the same decompositions in stacks of another length: rounding
+    np.testing.assert_allclose(found, [[bures(A, B) for B in C] for A in C], rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(found, found.T)
+    assert (np.diag(found) == 0).all()
+    assert found[0, 1] == pytest.approx(exact_bures(C[0], C[1]), rel=1e-10)
+    assert pairwise_bures(C[:1]).tolist() == [[0.0]], "one expert has no pair"
+    assert pairwise_bures(C.astype(np.float32)).dtype == np.float32
+    with pytest.raises(ValueError, match=r"expected C with no eigenvalue below 0; got -0\.1"):
+        pairwise_bures(np.stack([np.eye(2), np.diag([1.0, -0.1])]))
 
 
 def test_log_euclidean_refuses_singular_covariances_and_takes_a_floor_by_name(rng):

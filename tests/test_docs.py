@@ -79,7 +79,7 @@ def test_python_on_pages(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.underflow
-@pytest.mark.parametrize("page", ["README.md", "docs/verify.md"])
+@pytest.mark.parametrize("page", ["docs/verify.md"])
 def test_python_on_pages_that_need_torch(page, tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'npmoe[verify]'")
     monkeypatch.chdir(tmp_path)

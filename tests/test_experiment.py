@@ -11,7 +11,7 @@ from _reproduce_jobs import computed
 from npmoe.ledger import RATIO, Claim, Reading, Statement, join, split
 from npmoe.reproduce import __main__ as command
 from npmoe.reproduce import run
-from npmoe.reproduce.experiment import Across, Axis, Experiment, Spec, Way
+from npmoe.reproduce.experiment import Across, Axis, Experiment, Pair, Spec, Way
 from npmoe.reproduce.papers import PAPERS, TIES
 
 
@@ -43,7 +43,20 @@ class Twice:
         return (self.model,)
 
 
+@dataclass(frozen=True)
+class Gap:
+    """A run made of two models of one seed."""
+
+    one: Toy
+    other: Toy
+
+    def reads(self):
+        return self.one, self.other
+
+
 def compute(config, read=None):
+    if isinstance(config, Gap):
+        return {"x": read[config.other]["x"] - read[config.one]["x"]}
     if isinstance(config, Mean):
         return {"x": np.mean([read[run]["x"] for run in config.runs])}
     if isinstance(config, Twice):
@@ -139,6 +152,39 @@ def test_runs_of_axes_and_donors_are_lean_unless_the_model_is_there_in_full():
     assert made.config("one", 1, axes[1]) == Toy(1)
     assert [run.lean for run in made.run("seven", 0).runs] == [False] * 2 + [True] * 5
     assert [run.lean for run in made.run("seven", 0, APART.axes[0]).runs] == [True] * 7
+
+
+GAP = Spec("T.7", "a gap", "none", ("gap",), (Way("gap", "gap", lambda m: float(m["gap"]["x"]), RATIO),),
+           (Axis("twisted", {"twist": 1.0}, ("two",)), Axis("ten", {"size": 10}, ("one",))))  # fmt: skip
+PAIRED = replace(TOY, roles={**ROLES, "gap": Pair("one", "two", Gap)}, specs=(GAP,))
+
+
+def test_a_pair_is_made_of_two_models_of_one_seed():
+    for toy in (PAIRED, replace(PAIRED, measured=Twice)):  # it reads the models, not what measures them
+        made = toy.plan((), full=False, quick=False, seeds=3)
+        assert made.configs() == [Gap(Toy(seed), Toy(seed, 10)) for seed in range(3)]
+        (claim,) = made.claims(results(made))
+        assert claim.readings[0].values == pytest.approx([9.0] * 3)
+        assert made.found(results(made), "gap", 1).config is None, "it is no model's own run"
+        with pytest.raises(ValueError, match="'gap' is made of several"):
+            made.config("gap", 0)
+
+
+def test_a_pair_on_an_axis_has_both_models_there_lean_unless_they_are_in_full():
+    toy = replace(PAIRED, lean={"lean": True})
+    made = toy.plan((), full=True, quick=False, seeds=2)
+    twisted, ten = GAP.axes
+    assert made.run("gap", 1, twisted) == Gap(Toy(1), Toy(1, 10, 1.0, lean=True))
+    assert made.run("gap", 1, ten) == Gap(Toy(1, 10), Toy(1, 10))
+    (claim,) = made.claims(results(made))
+    assert [r.name for r in claim.readings] == ["gap", "twisted", "ten"]
+    assert [r.values for r in claim.readings] == [pytest.approx([v] * 2) for v in (9.0, 10.0, 0.0)]
+
+
+def test_pairs_come_with_their_seed_and_roles_across_seeds_after_all():
+    spec = replace(GAP, roles=("seven", "gap", "one"), axes=())
+    made = replace(PAIRED, specs=(spec,)).plan((), full=False, quick=False, seeds=2)
+    assert [type(config).__name__ for config in made.configs()] == ["Gap", "Toy"] * 2 + ["Mean"] * 2
 
 
 def test_what_is_run_once_has_no_control_on_an_axis():
@@ -260,6 +306,18 @@ def test_every_claim_asked_for_has_its_row():
     for id in ("GA.5", "MY.5", "MY.6", "MY.7", "MY.8", "MY.9"):
         assert not by_id[id].roles, id
         assert "Not tested" in by_id[id].note
+
+
+def test_every_paper_trains_in_float32_and_reads_float64_beside_it():
+    without = set()
+    for paper in PAPERS:
+        assert (paper.experiment.base.dtype, paper.experiment.quick.dtype) == ("float32", "float32")
+        made = paper.experiment.plan((), full=True, quick=False, seeds=None)
+        for spec in (spec for spec in made.specs() if made.axes(spec)):
+            double = [axis for axis in made.axes(spec) if axis.name == "trained in float64"]
+            assert all((axis.change, axis.roles, axis.each) == ({"dtype": "float64"}, (), {}) for axis in double)
+            without |= set() if double else {spec.id}
+    assert without == {"SC1.6", "MY.10"}, "which is about x; which is ours, of three models each"
 
 
 def test_verdicts_md_says_what_is_judged():

@@ -9,18 +9,19 @@ from _reproduce_jobs import computed
 
 from npmoe.calculus import tree
 from npmoe.geometry import grassmann
+from npmoe.geometry.covariances import bures
 from npmoe.geometry.pca import n_eff
 from npmoe.geometry.spectra import cosines, k_at, off_diagonal
 from npmoe.model.train import fit
 from npmoe.probe.function import mean_jacobians
-from npmoe.probe.null import shuffled
+from npmoe.probe.null import shuffled, thinned
 from npmoe.probe.representation import overlaps, routed_pca, subspaces
 from npmoe.probe.site import Site, site
 from npmoe.report.read import read_figure
 from npmoe.reproduce import trained as training
 from npmoe.reproduce.geometric_asymmetry import GA, claims, figures, measure, ways
 from npmoe.reproduce.geometric_asymmetry.config import Measured, Thinned
-from npmoe.reproduce.mixture import PRIMARY, batch, build
+from npmoe.reproduce.mixture import PRIMARY, batch, build, generator
 
 TINY = replace(PRIMARY, E=4, d=12, h=14, n=60, steps=8, draws=4)
 R = len(measure.RANKS)
@@ -238,7 +239,111 @@ def test_soft_at_the_n_eff_of_soft_is_soft_itself(runs):
     assert found["distances"][i] == pytest.approx(np.nanmean(off_diagonal(soft["distances"][i])))
 
 
-def test_halves_of_an_expert_by_a_second_route():
+def weighted(x, g):
+    """Covariance of rows under weights, and its principal directions, by NumPy alone."""
+    C = np.cov(x.T, aweights=g, bias=True)
+    return C, np.linalg.eigh(C)[1][:, ::-1]
+
+
+def angles_of(U, V, r):
+    return grassmann.principal_angles(U[:, :r], V[:, :r])
+
+
+@pytest.fixture(scope="module")
+def eight():
+    """Models of which every null has eight draws: two of those that take a quarter of them. Enough tokens that half of
+    them span every subspace that is compared: others have directions that are any."""
+    configs = {role: replace(TINY, n=120, k=k, draws=8, seed=2) for role, k in (("top2", 2), ("soft", 4))}
+    return configs, {config: training.train(config) for config in configs.values()}
+
+
+def test_soft_at_the_n_eff_of_top2_by_a_second_route(eight):
+    (configs, read), pairs = eight, [(a, b) for a in range(TINY.E) for b in range(a)]
+    soft, top2 = configs["soft"], configs["top2"]
+    found = measure.thin(Thinned(soft, top2), read)
+    gates = training.ends(top2, read[top2])[1].gates
+    target = np.mean(gates.sum(axis=0) ** 2 / (gates**2).sum(axis=0))
+    assert found["n_eff"] == pytest.approx(target, rel=1e-14)
+    assert target < n_eff(training.ends(soft, read[soft])[1].gates).mean() - 5, "something is left out"
+    rng, here = generator(soft.seed, "thin"), training.ends(soft, read[soft])[1]
+    kept = [thinned(here, target, rng) for _ in range(2)]
+    assert kept[0].x.tobytes() != kept[1].x.tobytes()
+    draws = [[weighted(s.x, g) for g in s.gates.T] for s in kept]
+    for i, r in enumerate(measure.ranks_of(TINY.d)):
+        overlap = [grassmann.overlap(angles_of(d[a][1], d[b][1], r)) for d in draws for a, b in pairs]
+        assert found["overlap"][i] == pytest.approx(np.mean(overlap), rel=1e-8)
+    for name in ("chordal", "geodesic"):
+        apart = [grassmann.distance(angles_of(d[a][1], d[b][1], 8), name) for d in draws for a, b in pairs]
+        assert found["distances"][measure.MEASURES.index(name)] == pytest.approx(np.mean(apart), rel=1e-6)
+    apart = [bures(d[a][0], d[b][0]) for d in draws for a, b in pairs]
+    assert found["distances"][measure.MEASURES.index("bures")] == pytest.approx(np.mean(apart), rel=1e-8)
+
+
+def test_a_mixture_that_has_fewer_tokens_than_it_is_thinned_to_keeps_all(eight):
+    configs, read = eight
+    soft, top2 = configs["soft"], configs["top2"]
+    found, own = measure.thin(Thinned(top2, soft), read), training.ends(top2, read[top2])[1]
+    assert found["n_eff"] == pytest.approx(n_eff(own.gates).mean(), rel=1e-14)
+    whole = np.nanmean(off_diagonal(overlaps(subspaces(own).axes)), axis=0)
+    assert found["overlap"][ways.column_of(8)] == pytest.approx(whole[8 - 1], rel=1e-10)
+
+
+def test_soft_at_the_n_eff_of_top2_is_made_of_both_models_of_a_seed(runs):
+    made, _ = runs
+    for axis in (None, next(axis for axis in made.axes(made.specs()[0]) if axis.name == "N = 128")):
+        run = made.run("soft at the n_eff of top2", 3, axis)
+        assert run == Thinned(made.config("soft", 3, axis), made.config("top2", 3, axis))
+        assert run.reads() == (run.model, run.to)
+
+
+def test_halves_of_an_expert_by_a_second_route(eight):
+    """The tokens' halves drawn again, each with NumPy's covariance, and principal angles of every pair of halves."""
+    configs, read = eight
+    ranks, own = measure.ranks_of(TINY.d), np.eye(TINY.E, dtype=bool)
+    for config in configs.values():
+        found = measure.compute(Measured(config), read)
+        end, rng = training.ends(config, read[config])[1], generator(config.seed, "null")
+        nulls = [shuffled(end, rng) for _ in range(8)]
+        tables = []
+        for here in (end, end, *nulls):
+            order = rng.permutation(config.n)
+            halves = order[:60], order[60:]
+            assert min((here.gates[rows] > 0).sum(axis=0).min() for rows in halves) > max(ranks)
+            one, two = ([weighted(here.x[rows], g[rows])[1] for g in here.gates.T] for rows in halves)
+            every = np.array([[[grassmann.overlap(angles_of(a, b, r)) for r in ranks] for b in two] for a in one])
+            tables.append([every[own].mean(axis=0), every[~own].mean(axis=0)])
+        np.testing.assert_allclose(found["halves"], np.mean(tables[:2], axis=0), rtol=1e-7)
+        np.testing.assert_allclose(found["shuffled halves"], tables[2:], rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [(f"within over between experts, r = {r}", "top2") for r in measure.RANKS]
+    + [("soft, within over between experts, r = 8", "soft")],
+)
+@pytest.mark.parametrize(
+    ("array", "factor", "moves"),
+    [
+        ("halves", (2.0, 1.0), (1, 0)),  # within; between
+        ("halves", (1.0, 2.0), (-1, 0)),
+        ("shuffled halves", (2.0, 1.0), (0, 1)),
+        ("shuffled halves", (1.0, 2.0), (0, -1)),
+        ("overlap", (2.0,), (0, 0)),
+    ],
+)
+def test_an_expert_is_told_from_others_by_its_halves(runs, name, role, array, factor, moves):
+    made, results = runs
+    (way,) = (way for spec in made.specs() if spec.id == "GA.2a" for way in spec.ways if way.name == name)
+    m = made.models(results, ("top2", "soft"), 1)
+    factor = np.array(factor)[:, None] if len(factor) == 2 else factor[0]
+    changed = replace(m, runs={**m.runs, role: bumped(m[role], array, factor)})
+    ((_, kind, T0),) = way.nulls
+    assert kind == "chance"
+    found = [T(changed) - T(m) for T in (way.T, T0)]
+    np.testing.assert_allclose(found, np.log(2) * np.array(moves), atol=1e-9)
+
+
+def test_halves_of_planted_experts():
     """Two clusters, each with an expert: halves of one cluster overlap fully, halves of two not at all."""
     rng = np.random.default_rng(0)
     d, n = 16, 400

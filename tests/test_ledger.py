@@ -272,7 +272,7 @@ def test_a_claim_without_readings_is_not_tested():
     empty = claim()
     assert (empty.verdict, empty.headline, empty.primary) == ("not tested", "not tested", None)
     told = empty.as_json()
-    assert (told["verdict"], told["rule"], told["readings"]) == ("not tested", "No reading was run.", [])
+    assert (told["verdict"], told["rule"], told["readings"]) == ("not tested", "Nothing was measured.", [])
     assert "not tested" in why(told)
 
 
@@ -464,11 +464,11 @@ def test_differences_name_each_verdict_that_changed():
 # What is told
 
 WORDS = {
-    "reproduced": ["T holds.", "beyond it. Verdict: reproduced."],
-    "so does the null": ["T holds.", "that null holds too", "not beyond it. Verdict: so does the null."],
-    "reversed": ["below minus the margin, so the claim is reversed."],
-    "not reproduced": ["lies within the margins, so the effect is absent: not reproduced."],
-    "undecided": ["crosses a margin, so the claim is undecided."],
+    "reproduced": ["T holds.", "T exceeds it. Verdict: reproduced."],
+    "so does the null": ["T holds.", "which holds too", "T does not exceed it. Verdict: matched by chance."],
+    "reversed": ["below minus the margin: contradicted."],
+    "not reproduced": ["lies within the margins: no effect."],
+    "undecided": ["crosses a margin: inconclusive."],
     "no verdict": ["mean nothing."],
 }
 TOLD = {
@@ -493,11 +493,11 @@ def test_the_rule_is_told_in_words(verdict):
 
 def test_the_rule_names_each_null_with_its_numbers():
     text = rule(reading(UP, null(between(-0.4, 1.5), "same n_eff"), null(between(-0.31, -0.21), "wide", "control")))
-    assert "T over 5 seeds lies in [0.5, 0.7], the margin is 0.125" in text
-    assert "Against the chance null 'same n_eff' (T0 in [-0.4, 1.5]) the excess lies in [" in text
-    assert "Against the control null 'wide' (T0 in [-0.31, -0.21]) the excess lies in [0.81, 0.91]: beyond" in text
-    assert text.endswith("Verdict: undecided.")
-    assert "seeds T is not defined, so the claim is undecided" in rule(reading((*UP[:4], math.nan)))
+    assert "T over 5 seeds lies in [0.5, 0.7], and the margin is 0.125 (0.125)." in text
+    assert "The null model 'same n_eff' has T0 in [-0.4, 1.5]. The excess T - T0 lies in [" in text
+    assert "The control 'wide' has T0 in [-0.31, -0.21]. The excess T - T0 lies in [0.81, 0.91]: T exceeds" in text
+    assert text.endswith("Verdict: inconclusive.")
+    assert "seeds T is not defined, so the claim is inconclusive" in rule(reading((*UP[:4], math.nan)))
 
 
 def test_why_prints_all_that_the_verdict_rests_on():
@@ -513,20 +513,20 @@ def test_why_prints_all_that_the_verdict_rests_on():
     text = why(made.as_json())
     for part in [
         "SC0.1: MoE experts are so",
-        "paper: about 1.6",
-        "verdict: reproduced; depends on the reading",
+        "the paper's number: about 1.6",
+        "verdict: reproduced",
         "size: 1.5 to 1.75 times (inside our seeds' range)",
-        "T: log of a ratio, margin 0.125",
+        "T: log of a ratio; smallest effect of interest 0.125",
         f"rule: {rule(made.primary)}",
         "note: Read on.",
-        "readings: holds in 1 of 3, reversed in 1",
+        "interpretations: supported under 1 of 3 interpretations, contradicted under 1",
         "* primary (measure): T = 0.6 [0.5, 0.7], reproduced",
-        "  mean of the SVDs (measure): T = -0.6 [-0.7, -0.5], reversed",
-        "  Xavier (train): T = 0.05 [-0.3, 0.4], undecided",
-        "chance null same n_eff: T0 = -0.05 [-0.2, 0.1], excess [",
-        "control null wide dense: T0 = -0.6 [-0.7, -0.5], excess [1.2, 1.2]",
+        "  mean of the SVDs (measure): T = -0.6 [-0.7, -0.5], contradicted",
+        "  Xavier (train): T = 0.05 [-0.3, 0.4], inconclusive",
+        "null model same n_eff: T0 = -0.05 [-0.2, 0.1], excess [",
+        "control wide dense: T0 = -0.6 [-0.7, -0.5], excess [1.2, 1.2]",
         "left out by this run: 5000 steps, He",
-        "beside: ambiguity = 0.25 [0.25, 0.25]; SC2.5",
+        "further: ambiguity = 0.25 [0.25, 0.25]; SC2.5",
     ]:
         assert part in text
     places = [text.index(name) for name in ("* primary", "mean of the SVDs", "Xavier (train)")]
@@ -536,7 +536,7 @@ def test_why_prints_all_that_the_verdict_rests_on():
 def test_why_says_undefined_where_a_number_is():
     told = claim(reading((*UP[:4], math.nan), null((math.nan,) * 5))).as_json()
     text = why({**told, "rule": ""})  # the rule has words of its own for it
-    assert "T = undefined [undefined, undefined], undecided" in text
+    assert "T = undefined [undefined, undefined], inconclusive" in text
     assert "T0 = undefined [undefined, undefined], excess [undefined, undefined]" in text
     assert "nan" not in text
 

@@ -7,6 +7,7 @@ import pytest
 from cases import MIXTURES, Case, close, gelu, mixture, rows, swiglu
 
 from npmoe import MoE, Site, site
+from npmoe.calculus import scalar
 from npmoe.probe import function
 from npmoe.probe.null import shuffled
 from npmoe.probe.representation import WEIGHTINGS, routed_pca
@@ -111,6 +112,13 @@ def test_norms_of_the_whole_layer_and_the_routers_share(case):
     same(np.concatenate(first) + np.concatenate(second), whole)
 
 
+@pytest.mark.parametrize("case", EVERY)
+def test_the_routers_share_alone_is_the_one_beside_the_norms(case):
+    s = site(*case.build())
+    for here in (s, replace(s, router=None), shuffled(s, np.random.default_rng(0))):
+        np.testing.assert_array_equal(function.router_share(here), function.layer_norms(here).share)
+
+
 @pytest.mark.parametrize("renormalize", [False, True])
 def test_the_router_has_no_share_where_its_gates_are_constant(rng, renormalize):
     moe = mixture(rng, 4, 3, 5, 1, renormalize=renormalize)
@@ -172,6 +180,27 @@ def test_weight_norms_bound_the_mean_jacobian(rng):
     leading = [np.linalg.svd(f.W2, compute_uv=False)[0] * np.linalg.svd(f.W1, compute_uv=False)[0] for f in moe.experts]
     same(found, leading)
     assert (function.norms(s)[:, function.NORMS.index("sigma peak")] < 1.13 * found).all()  # GELU's slope is below 1.13
+
+
+# Slopes without values, which Jacobians read
+
+
+def all_kinds_of_z():
+    """More than one piece of the table, its edges, beyond it, and zeros of both signs; three dtypes."""
+    z = np.concatenate([np.linspace(-12, 12, scalar._PIECE + 999), [0.0, -0.0, 9.0, -9.0, 40.0, -40.0, np.nan]])
+    return {"float64": z, "float32": np.float32(z), "table": z[:60].reshape(3, 4, 5), "complex": z[:99] + 1e-30j}
+
+
+@pytest.mark.underflow  # densities of what is 40 standard deviations away, and the complex step's square
+@pytest.mark.parametrize("kind", all_kinds_of_z())
+@pytest.mark.parametrize("activation", scalar.ACTIVATIONS)
+def test_a_slope_alone_is_to_the_bit_that_beside_its_value(activation, kind):
+    z = all_kinds_of_z()[kind]
+    given, expected = z.copy(), scalar.ACTIVATIONS[activation](z)[1]
+    slopes = [scalar.slope_of(activation, z)] + [scalar.gelu_slope(z)] * (activation == "gelu")
+    for found in slopes:
+        assert (found.dtype, found.shape, found.tobytes()) == (expected.dtype, expected.shape, expected.tobytes())
+    assert z.tobytes() == given.tobytes()
 
 
 # Laws that need no oracle

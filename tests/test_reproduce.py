@@ -20,6 +20,7 @@ from _reproduce_jobs import TINY, tiny
 import npmoe
 from npmoe.calculus import tree
 from npmoe.ledger import FEWEST_SEEDS, VERDICTS, join, judge, split
+from npmoe.probe.function import NORMS
 from npmoe.probe.null import thinned
 from npmoe.probe.representation import routed_pca
 from npmoe.report.read import read_figure, read_results
@@ -33,7 +34,7 @@ from npmoe.reproduce.papers import PAPERS
 from npmoe.reproduce.soft_clustering import SC1, axes
 from npmoe.reproduce.soft_clustering import runs as named
 from npmoe.reproduce.soft_clustering.axes import AXES, SETTINGS
-from npmoe.reproduce.soft_clustering.config import Thinned
+from npmoe.reproduce.soft_clustering.config import Measured, Thinned
 from npmoe.reproduce.trained import Apart, named_steps, snapshot_steps
 from npmoe.reproduce.trained import apart as of_seeds
 from npmoe.sweep import SweepError, in_order, sweep
@@ -431,8 +432,7 @@ def trained(which, seed, **change):
 
 def path_of(made):
     data = batch(made)
-    single = [np.float32(data.x), np.float32(data.y)]
-    path = npmoe.fit(tree.cast(build(made), np.float32), *single, made.steps)
+    path = npmoe.fit(tree.cast(build(made), made.dtype), *(a.astype(made.dtype) for a in data[:2]), made.steps)
     return [(loss, tree.cast(model, np.float64)) for _, loss, model in path]
 
 
@@ -826,8 +826,59 @@ def test_a_thinned_model_has_the_n_eff_of_another():
     assert abs(found["k90"][0] - np.mean([components(v) for draw in draws for v in draw])) < 0.2
     assert abs(found["cum10"][0] - np.mean([top_ten(v) for draw in draws for v in draw])) < 0.01
     assert "sigma" not in found, "which is read of dense models alone"
-    (itself,) = SC1.compute(Thinned(top2, soft), read)["n_eff"]
-    assert itself == pytest.approx(found["n_eff"][0]), "a mixture with fewer tokens keeps all of its own"
+    itself, whole = SC1.compute(Thinned(top2, soft), read), SC1.compute(Measured(top2), read)
+    assert itself["n_eff"] == pytest.approx(found["n_eff"]), "a mixture with fewer tokens keeps all of its own"
+    for name in ("k90", "cum10"):
+        np.testing.assert_allclose(itself[name], whole[name].mean(axis=1), rtol=1e-12)
+
+
+def test_a_thinned_model_is_measured_by_means_over_draws_of_one_stream():
+    """Each draw again, of the same generator: NumPy's covariances in every weighting, dense Jacobians of both ends."""
+    three = {role: replace(of_role(role, base=TINY, seed=3), draws=3) for role in ("dense", "top2", "soft")}
+    read = {config: training.train(config) for config in three.values()}
+    for of, to in (("dense", "top2"), ("dense", "soft"), ("soft", "top2")):
+        found = SC1.compute(Thinned(three[of], three[to]), read)
+        (first, last), gates = (
+            training.ends(three[of], read[three[of]]),
+            training.ends(three[to], read[three[to]])[1].gates,
+        )
+        target, rng = np.mean(gates.sum(axis=0) ** 2 / (gates**2).sum(axis=0)), generator(3, "thin")
+        assert found["n_eff"] == pytest.approx(target, rel=1e-14)
+        kept = [thinned(last, target, rng) for _ in range(3)]
+        assert len({site.x.tobytes() for site in kept}) == 3, "each draw has tokens of its own"
+        for i, weighting in enumerate(WEIGHTINGS):
+            values = [np.linalg.eigvalsh(C) for s in kept for C in covariances(s.x, s.gates, weighting)]
+            assert found["k90"][i] == pytest.approx(np.mean([components(v) for v in values]))
+            assert found["cum10"][i] == pytest.approx(np.mean([top_ten(v) for v in values]))
+        assert ("sigma" in found) == (of == "dense")
+        if of == "dense":
+            sites = [thinned(first, target, rng) for _ in range(3)], kept
+            sigma = [np.mean([norm_of("sigma mean", s.experts[0], s.x) for s in end]) for end in sites]
+            np.testing.assert_allclose(found["sigma"], sigma, rtol=1e-10)
+
+
+def test_a_lean_model_is_thinned_as_a_whole_one_and_measured_less():
+    one, to = (of_role(role, base=TINY) for role in ("dense", "top2"))
+    read = {config: training.train(config) for config in (one, to, replace(one, lean=True))}
+    whole, lean = (SC1.compute(Thinned(config, to), read) for config in (one, replace(one, lean=True)))
+    assert set(whole) - set(lean) == {"sigma"}
+    for name in lean:
+        np.testing.assert_array_equal(lean[name], whole[name][:1])
+
+
+def test_components_by_size_are_means_over_random_subsets():
+    """For figure S1: the sizes of the grid that there are and the number of tokens, of a dense model alone."""
+    config = replace(of_role("dense", base=TINY), n=40, draws=25, seed=2)
+    read = {config: training.train(config)}
+    found, rng, x = SC1.compute(Measured(config), read), generator(2, "thin", 1), batch(config).x
+    assert found["sizes"].tolist() == [16, 24, 32, 40]
+    # k@0.9 is a whole number: of few draws another stream may have the same mean
+    subsets = [[x[rng.permutation(40)[:size]] for _ in range(25)] for size in (16, 24, 32)] + [[x]]
+    expected = [np.mean([components(np.linalg.eigvalsh(np.cov(rows.T))) for rows in some]) for some in subsets]
+    np.testing.assert_allclose(found["k90 by size"], expected, rtol=1e-12)
+    lean, top2 = replace(config, lean=True), replace(of_role("top2", base=TINY), n=40)
+    for other in (lean, top2):
+        assert not {"sizes", "k90 by size"} & set(SC1.compute(Measured(other), {other: training.train(other)}))
 
 
 def test_a_pair_is_made_of_both_models_of_a_seed_also_on_an_axis():
@@ -839,29 +890,92 @@ def test_a_pair_is_made_of_both_models_of_a_seed_also_on_an_axis():
         assert papers.reads(run) == (run.model, run.to)
 
 
-def test_models_are_trained_in_float32_and_measured_as_they_were_trained():
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("role", ["dense", "top2", "soft"])
+def test_models_are_trained_in_the_dtype_of_the_config_and_measured_as_they_were_trained(role, dtype):
+    config = replace(of_role(role, base=TINY), dtype=dtype)
+    arrays = training.train(config)
+    assert arrays["weights"].dtype == dtype
+    path = path_of(config)  # trained again, in that dtype
+    np.testing.assert_array_equal(tree.flatten(path[-1][1]), arrays["weights"].astype(float))
+    np.testing.assert_array_equal(arrays["loss"], [path[step][0] for step in arrays["steps"]])
+    ends = training.ends(config, arrays)
+    for site, (_, expected) in zip(ends, (path[0], path[-1]), strict=True):
+        found = site.experts[0] if role == "dense" else site.router.moe
+        assert {leaf.dtype for leaf in tree.leaves(found)} == {site.x.dtype} == {np.dtype(float)}
+        np.testing.assert_array_equal(tree.flatten(found), tree.flatten(expected))
+        np.testing.assert_array_equal(site.x, batch(config).x)
+
+
+@pytest.mark.parametrize("change", [{}, {"inputs": "clusters", "targets": "tasks"}, {"targets": "teacher"},
+                                    {"front": "gelu", "around": "norm"}], ids=str)  # fmt: skip
+def test_batch_and_untrained_weights_are_numbers_that_the_dtype_of_training_holds(change):
+    """So that what is measured is what was trained, to the last bit; of float64 nothing is rounded."""
     for dtype in ("float32", "float64"):
-        config = replace(TINY, dtype=dtype)
-        arrays = training.train(config)
-        assert arrays["weights"].dtype == dtype
-        start, end = training.ends(config, arrays)
-        for site in (start, end):
-            assert site.x.dtype == site.router.moe.router.dtype == np.float64
-            np.testing.assert_array_equal(site.x, site.x.astype(dtype).astype(float))
-        np.testing.assert_array_equal(tree.flatten(end.router.moe), arrays["weights"].astype(float))
-        *_, (_, last) = path_of(config) if dtype == "float32" else [(0, None)]
-        if last is not None:
-            np.testing.assert_array_equal(tree.flatten(last), arrays["weights"].astype(float))
+        config = replace(TINY, dtype=dtype, **change)
+        data = batch(config)
+        for array in (data.x, data.y, *tree.leaves(build(config))):
+            assert array.dtype == np.float64
+            np.testing.assert_array_equal(array, array.astype(dtype).astype(float))
+        exact = [np.array_equal(a, np.float32(a)) for a in (data.x, data.y, tree.flatten(build(config)))]
+        assert exact == [dtype == "float32"] * 3
+        x, y = mixture.feed(config)
+        assert (x.dtype, y.dtype) == (dtype, dtype)
+        np.testing.assert_array_equal(x, data.x)
+        np.testing.assert_array_equal(y, data.y)
 
 
-def test_a_lean_run_keeps_the_named_steps_and_a_whole_one_has_token_values_at_every_third():
-    assert snapshot_steps(replace(PRIMARY, lean=True)) == [0, EARLY, 500, 1000]
-    whole = replace(TINY, steps=40, keep=12)
-    arrays = training.train(whole)
-    taken = arrays["steps"][~np.isnan(arrays["norms"][:, 0, 1])]
+@pytest.mark.parametrize("role", ["top2", "soft"])
+def test_leading_values_per_token_are_taken_at_named_steps_and_of_sparse_models_at_every_third(role):
+    config = replace(of_role(role, base=TINY), steps=40, keep=12)
+    arrays = training.train(config)
+    taken = {name: ~np.isnan(arrays["norms"][:, 0, i]) for i, name in enumerate(NORMS)}
     spaced = np.unique(np.rint(np.geomspace(1, 40, 12)).astype(int))
-    assert set(taken) == {*named_steps(whole), *spaced[::3]}
-    assert not np.isnan(arrays["norms"][..., 0]).any(), "closed forms are taken everywhere"
+    assert set(arrays["steps"]) == {*named_steps(config), *spaced}
+    wanted = {*named_steps(config), *(spaced[::3] if role == "top2" else ())}
+    assert wanted < set(arrays["steps"])
+    for name, where in taken.items():
+        expected = wanted if name in ("sigma token", "sigma peak") else set(arrays["steps"])
+        assert set(arrays["steps"][where]) == expected, name
+
+
+#: What a lean run leaves out, and its shape in a whole one: s snapshots, E experts, n tokens.
+OVER_ALL = {
+    "dense": {"outputs gram": "s s"},
+    "top2": {"router share": "4 n", "norms all": "2 E 8", "layer norms": "2 2 8"},
+    "soft": {"router share": "4 n"},
+}
+
+
+@pytest.mark.parametrize("role", OVER_ALL)
+def test_a_lean_run_is_the_named_steps_of_a_whole_one(role):
+    assert snapshot_steps(replace(PRIMARY, lean=True)) == [0, EARLY, 500, 1000]
+    config = replace(of_role(role, base=TINY), n=40)
+    whole, lean = (training.train(replace(config, lean=lean)) for lean in (False, True))
+    sizes = {"s": len(whole["steps"]), "E": config.E, "n": 40}
+    left_out = {name: tuple(sizes.get(c) or int(c) for c in shape.split()) for name, shape in OVER_ALL[role].items()}
+    assert {name: whole[name].shape for name in set(whole) - set(lean)} == left_out
+    assert set(lean["steps"]) == set(named_steps(config)) < set(whole["steps"])
+    at = np.isin(whole["steps"], lean["steps"])
+    for name in lean:
+        np.testing.assert_array_equal(lean[name], whole[name] if name == "weights" else whole[name][at], name)
+
+
+def test_what_is_not_an_experts_own_norm_is_taken_early_and_at_the_end():
+    """Rows of "norms all" and "layer norms", of dense Jacobians; and the router's share at all four named steps."""
+    config = of_role("top2", base=TINY, seed=1)
+    arrays, x = training.train(config), batch(config).x
+    for row, step in enumerate((EARLY, TINY.steps)):
+        here = model("top2", 1, step)
+        found = np.nanmean(arrays["norms all"][row], axis=0)
+        for of, values in zip(LAYERS, (found, *arrays["layer norms"][row]), strict=True):
+            expected = [norm_of(norm, here, x, of) for norm in NORMS]
+            np.testing.assert_allclose(values, expected, rtol=1e-6, err_msg=of)
+    for row, step in enumerate(named_steps(config)):
+        here = model("top2", 1, step)
+        experts = sum(w[:, None, None] * J for _, J, w in jacobians(here, x))
+        a, b = (np.linalg.norm(J, axis=(1, 2)) for J in (experts, here.jacobian(x) - experts))
+        np.testing.assert_allclose(arrays["router share"][row], b / (a + b), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(("seeds", "E"), [(5, 3), (8, 8), (2, 8), (5, 8), (1, 3)])
@@ -1148,13 +1262,14 @@ def test_why_tells_statistic_margin_readings_nulls_intervals_and_rule(out, call)
     status, told, _ = call("SC1.6", "--why")
     assert status == 0
     (claim,) = json.loads((out / "results.json").read_text())["claims"]
-    assert f"T: {claim['statistic']}, margin 1" in told
+    assert f"T: {claim['statistic']}; smallest effect of interest 1 component" in told
     assert f"rule: {claim['rule']}" in told
-    assert f"verdict: {claim['headline']}" in told
+    assert f"verdict: {claim['word']}" in told
+    assert f"found: {claim['sentence']}" in told
     for reading in claim["readings"]:
         assert f"{reading['name']} (measure): T = {reading['mean']:.3g} [{reading['low']:.3g}, " in told
         for null in reading["nulls"]:
-            assert f"chance null {null['name']}: T0 = {null['mean']:.3g} [" in told
+            assert f"null model {null['name']}: T0 = {null['mean']:.3g} [" in told
     assert "* x (measure)" in told
     assert "left out by this run: N = 128" in told
 

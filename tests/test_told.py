@@ -1,7 +1,9 @@
 """Words for people: verdicts, firmness, sentences and findings, made from numbers and true of them."""
 
+import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,10 @@ from hypothesis import strategies as st
 from npmoe.ledger import COUNT, FEWEST_SEEDS, RATIO, VERDICTS, Claim, Null, Reading, firmness, interval, judge, plain
 from npmoe.ledger.firmness import seeds_for
 from npmoe.ledger.told import Amount
+from npmoe.reproduce import __main__ as command
+from npmoe.reproduce import run
 from npmoe.reproduce.findings import FINDINGS, findings
+from npmoe.reproduce.markdown import findings_list, results_page
 from npmoe.reproduce.papers import PAPERS
 
 PAPER_OF = {id: paper for paper in PAPERS for id in paper.ids}
@@ -210,3 +215,50 @@ def test_findings_are_made_from_the_ledger(T):
     told = claim_of("SC1.4", T + 0.001 * np.arange(5), nulls_of("SC1.4", 0.0, 5))
     (found,) = findings([told])
     assert found == {"id": "SC1.4", "title": dict(FINDINGS)["SC1.4"][told["word"]], "says": told["sentence"]}
+
+
+# ---- what the record says --------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return run.recorded([paper.word for paper in PAPERS])
+
+
+def test_docs_and_readme_say_what_is_recorded(recorded):
+    """docs/results.md is `--recorded --markdown`, and README's findings are the front page's."""
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == results_page(recorded) + "\n"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"<!-- findings -->\n{findings_list(recorded)}\n<!-- /findings -->" in readme
+    assert len(readme.split()) <= 1300, "a README is read in five minutes"
+
+
+def test_the_record_is_whole_and_small(recorded):
+    assert [results["word"] for results, _ in recorded] == [paper.word for paper in PAPERS]
+    for results, drawn in recorded:
+        assert results["mode"] == "full"
+        assert results["seeds"] >= 8
+        assert results["made"]["seconds"] > 60
+        assert not results["made"]["commit"].endswith("+")
+        assert set(results["figures"]) == set(drawn)
+    assert run.RECORDED.stat().st_size < 1_500_000
+
+
+def test_recorded_pages_need_no_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run, "make", None)
+    assert command.main(["--recorded", "--output", str(tmp_path)]) == 0
+    told = capsys.readouterr()
+    assert "nothing was computed" in told.err
+    assert "SC1.4  " in told.out
+    assert {path.name for path in tmp_path.glob("*.html")} == {"index.html", "sc1.html", "ga.html", "my.html"}
+    assert all(path.stat().st_size < 1_000_000 for path in tmp_path.glob("*.html"))
+    ledger = json.loads((tmp_path / "results.json").read_text())
+    assert [finding["id"] for finding in ledger["findings"]] == [finding.id for finding in FINDINGS]
+    # results of one's own are not replaced by recorded ones
+    for head in ledger["papers"]:
+        head["recorded"] = False
+    (tmp_path / "results.json").write_text(json.dumps(ledger))
+    assert command.main(["--recorded", "--output", str(tmp_path)]) == 2
+    assert "expected a folder without results of your own" in capsys.readouterr().err

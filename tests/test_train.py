@@ -1,7 +1,8 @@
 """Training: Adam as in the paper, and what `fit` promises about the models that it yields."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice, pairwise
 
 import numpy as np
@@ -592,3 +593,86 @@ def test_names_of_leaves(rng):
         *(f"experts.{e}.{leaf}" for e in (0, 1) for leaf in ("W1", "b1", "W2", "b2")),
     ]
     assert "bias" in dict(tree.named_leaves(replace(moe, bias=np.zeros(2))))
+
+
+@pytest.mark.parametrize("name", ["gelu", "two_blocks", "top3_biased", "mixed_kinds"])
+def test_a_cast_tree_differs_in_dtype_alone_and_copies_only_what_it_must(name):
+    model, _ = BY_NAME[name].build()
+    before = tree.flatten(model)
+    small = tree.cast(model, np.float32)
+    assert [n for n, _ in tree.named_leaves(small)] == [n for n, _ in tree.named_leaves(model)]
+    assert type(small) is type(model)
+    for leaf, given in zip(tree.leaves(small), tree.leaves(model), strict=True):
+        assert same_bits(leaf, given.astype(np.float32))
+    assert all(a is b for a, b in zip(tree.leaves(tree.cast(small, "float32")), tree.leaves(small), strict=True))
+    assert same_bits(tree.flatten(model), before)
+
+
+def test_a_cast_mixture_keeps_what_is_no_array(rng):
+    moe = mixture(rng, 4, 3, 5, 3, renormalize=False, temperature=0.5)
+    small = tree.cast(moe, np.float32)
+    assert (small.k, small.renormalize, small.temperature) == (3, False, 0.5)
+    assert small.experts[2].activation == moe.experts[2].activation
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Counts how often one is checked."""
+
+    a: np.ndarray
+    word: str = "kept"
+    checks: list = field(default_factory=list)
+
+    def __post_init__(self):
+        self.checks.append(1)
+
+    @cached_property
+    def total(self):
+        return self.a.sum()
+
+
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    a: np.ndarray
+    word: str = "kept"
+
+
+def test_a_tree_alike_has_the_new_values_unchecked_and_the_rest_of_the_old():
+    like, a = Counted(np.ones(2), "mine"), np.arange(2.0)
+    new = tree.alike(like, a=a)
+    assert type(new) is Counted
+    assert new.a is a
+    assert new.word == "mine"
+    assert len(like.checks) == 1, "it was checked when it was made, and its shapes are the same"
+    np.testing.assert_array_equal(like.a, [1, 1])
+    back = tree.unflatten(a, like)
+    assert (back.a.tolist(), back.word, len(like.checks)) == ([0, 1], "mine", 1)
+
+
+def test_a_tree_alike_takes_over_nothing_that_was_derived():
+    like = Counted(np.ones(2))
+    assert like.total == 2
+    for new in (tree.alike(like, a=np.arange(4.0)[2:]), tree.unflatten(np.array([2.0, 3.0]), like)):
+        assert new.total == 5
+    for new in (
+        tree.alike(Slotted(np.ones(2), "mine"), a=np.zeros(2)),
+        tree.unflatten(np.zeros(2), Slotted(np.ones(2), "mine")),
+    ):
+        assert (new.a.tolist(), new.word) == ([0, 0], "mine")
+
+
+def test_a_tree_with_fields_in_slots_is_rebuilt():
+    @dataclass(frozen=True, slots=True)
+    class Slotted:
+        a: np.ndarray
+
+    @dataclass(frozen=True)
+    class Both(Slotted):
+        b: np.ndarray
+        n: int = 3
+
+    found = tree.unflatten(np.arange(3.0), Both(np.zeros(2), np.zeros(1)))
+    np.testing.assert_array_equal(tree.flatten(found), [0, 1, 2])
+    assert found.n == 3
+    with pytest.raises(TypeError, match="nowhere"):
+        tree.alike(found, nowhere=1)

@@ -23,17 +23,17 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
     """The options, as `--help` shows them."""
     p = argparse.ArgumentParser(
         prog=prog,
-        description="Hold other implementations of mixtures of experts against closed forms. Without a command: the "
-        "battery, the same models in each framework, every answer in every arithmetic.",
-        epilog="Exit status: 0 nothing differs by more than rounding could, 1 something does (--strict: might), "
-        f"2 the call was wrong or nothing could be asked. A command's own options: {prog} check --help.",
+        description="Check other implementations of mixture-of-experts layers against closed forms. Without a command, "
+        "the same models are built in each framework, and every answer is checked in every arithmetic.",
+        epilog="Exit status: 0 all differences are within rounding, 1 some are not (--strict: some may not be), "
+        f"2 the call was wrong or nothing could be checked. For a command's own options: {prog} check --help.",
     )
     p.add_argument(
         "--framework",
         metavar="NAME",
         action="extend",
         nargs="+",
-        help=f"{', '.join(FRAMEWORKS)} or all (default); one that is not installed is skipped by name",
+        help=f"{', '.join(FRAMEWORKS)} or all (default); those that are not installed are skipped by name",
     )
     p.add_argument(
         "--arithmetic",
@@ -46,16 +46,16 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
     p.add_argument(
         "--output", type=Path, metavar="DIR", default=Path("out"), help="where verify.json and .html go (out)"
     )
-    p.add_argument("--strict", action="store_true", help="exit 1 for answers that are doubtful, too")
+    p.add_argument("--strict", action="store_true", help="exit 1 for doubtful answers as well")
     commands = p.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     dump = commands.add_parser(
         "dump", help="write golden cases: weights, inputs and right answers", prog=f"{prog} dump"
     )
     dump.add_argument("folder", type=Path, metavar="DIR")
-    dump.add_argument("--raw", action="store_true", help="beside each .npz a folder of plain .f64 files, for C")
+    dump.add_argument("--raw", action="store_true", help="also write a folder of plain .f64 files for each .npz, for C")
     dump.add_argument("--only", metavar="CASE", action="extend", nargs="+", help=ONLY)
     check = commands.add_parser(
-        "check", help="judge the answers that a program wrote beside them", prog=f"{prog} check"
+        "check", help="judge the answers that your program wrote for them", prog=f"{prog} check"
     )
     check.add_argument("folder", type=Path, metavar="DIR")
     check.add_argument("--answers", type=Path, metavar="DIR", help="where the answers are (DIR/answers)")
@@ -64,9 +64,9 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
     )
     check.add_argument("--only", metavar="CASE", action="extend", nargs="+", help=ONLY)
     check.add_argument("--json", type=Path, metavar="FILE", help="the judgement as data")
-    check.add_argument("--strict", action="store_true", help="exit 1 for answers that are doubtful, too")
+    check.add_argument("--strict", action="store_true", help="exit 1 for doubtful answers as well")
     found = commands.add_parser(
-        "released", help="hold the mixtures of the installed transformers against ours", prog=f"{prog} released"
+        "released", help="check the mixtures of the installed transformers against ours", prog=f"{prog} released"
     )
     found.add_argument("family", nargs="*", help="such as mixtral; all unless given")
     found.add_argument("--json", type=Path, metavar="FILE", help="the findings as data")

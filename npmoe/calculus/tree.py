@@ -132,7 +132,8 @@ def alike(like: Tree, **values: Any) -> Tree:
     A gradient has the shapes of its model: in training, checking them at every step would take longer than Adam.
     """
     kept = getattr(like, "__dict__", {})
-    if len(kept) != len(_names(type(like))):  # it keeps more than its fields, or in slots: it is made anew
+    # one that keeps more than its fields, or some in slots, is made anew; so is one with a name that is none of them
+    if len(kept) != len(_names(type(like))) or not values.keys() <= kept.keys():
         return replace(like, **values)  # type: ignore[type-var]
     new = object.__new__(type(like))
     vars(new).update(kept, **values)
@@ -147,5 +148,5 @@ def _rebuilt(like: Any, views: Iterator[np.ndarray]) -> Any:
         return tuple(_rebuilt(child, views) for child in like)
     if not (names := _names(type(like))):
         return like
-    kept = getattr(like, "__dict__", None) or {name: getattr(like, name) for name in names}
-    return alike(like, **{name: _rebuilt(kept[name], views) for name in names if not isinstance(kept[name], _PLAIN)})
+    children = ((name, getattr(like, name)) for name in names)
+    return alike(like, **{name: _rebuilt(child, views) for name, child in children if not isinstance(child, _PLAIN)})

@@ -53,7 +53,7 @@ def pairwise_bures(C: Array) -> Array:
     array([[0., 1.],
            [1., 0.]])
     """
-    X = _root("C", C)
+    X = _root("C", check.shaped("C", C, ("E", "d", "d")))
     a, b = np.triu_indices(len(X), 1)
     out = np.zeros((len(X), len(X)), X.dtype)
     out[a, b] = out[b, a] = _between(X[a], X[b])

@@ -21,7 +21,13 @@ MEANINGS = {
     "no verdict yet": "Fewer than five seeds, or a quick run on a small model.",
 }
 
-_NAMES = {"untrained": "untrained models", "dense as wide as all experts": "a dense model as wide as all experts"}
+_NAMES = {
+    "untrained": "untrained models",
+    "dense as wide as all experts": "a dense model as wide as all experts",
+    "without a balance loss": "a model without a balance loss",
+    "random router": "a random router",
+    "the primary in the setting's place": "the primary setting",
+}
 _WORDS = {
     "reversed": "contradicted",
     "not reproduced": "no effect",
@@ -66,7 +72,7 @@ def because(claim: Mapping[str, Any]) -> str:
         names = [_NAMES.get(null["name"], null["name"]) for null in _catching(primary)]
         many = len(names) > 1
         listed = ", ".join(names[:-1]) + " and " + names[-1] if many else "".join(names)
-        one = not many and not listed.endswith("s")
+        one = not many and (listed.startswith("a ") or not listed.endswith("s"))
         parts.append(f"{listed} give{'s' if one else ''} as much")
     counts = claim["agreement"]
     if counts["holds"] and counts["reversed"]:

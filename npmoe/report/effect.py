@@ -12,7 +12,7 @@ from npmoe.report.style import number, plain
 
 __all__ = ["effect_svg", "statements_svg"]
 
-WIDTH, LABEL, ROW = 420, 150, 26
+WIDTH, LABEL, ROW = 430, 168, 30
 
 
 def effect_svg(effect: dict[str, Any], prefix: str) -> str:
@@ -32,7 +32,7 @@ def effect_svg(effect: dict[str, Any], prefix: str) -> str:
     parts.append(f'<path class="e-none" d="M{at(effect["none"]):.1f} {top}v{height}"/>')
     for i, (name, kind, values) in enumerate(rows):
         y = top + ROW * (i + 0.5)
-        lines = textwrap.wrap(name, 25)[:2]
+        lines = textwrap.wrap(name, 27)[:2]
         for j, line in enumerate(lines):
             shift = 4 - 5.5 * (len(lines) - 1) + 11 * j
             parts.append(f'<text class="e-{kind}" x="0" y="{y + shift:.1f}">{html.escape(line)}</text>')

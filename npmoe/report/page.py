@@ -78,7 +78,7 @@ def world() -> Environment:
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
-    env.filters |= {"interval": style.interval, "number": style.number, "plain": _plain, "minus": style.minus}
+    env.filters |= {"interval": style.interval, "number": style.number, "minus": style.minus}
     env.globals |= {"estimate": style.estimate, "words": WORDS, "agreement": agreement, "firm": firm}
     env.globals |= {"smallest_effect": smallest_effect}
     env.globals |= {"css": (HERE / "page.css").read_text(encoding="utf-8")}
@@ -205,8 +205,3 @@ def _figure(name: str, figure: dict[str, Any], slugs: dict[str, str]) -> dict[st
         ],
         "claims": [{"id": claim, "slug": slugs.get(claim)} for claim in figure["claims"]],
     }
-
-
-def _plain(value: float | None) -> str:
-    """A margin: three digits at most, without trailing zeros."""
-    return style.number(value) if value is None else style.plain(float(f"{value:.3g}"))

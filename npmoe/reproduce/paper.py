@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from npmoe.calculus.words import one_line
-from npmoe.ledger import Claim
+from npmoe.ledger import Claim, reading_of, rule
 from npmoe.ledger.plain import because, word, word_of
 from npmoe.ledger.told import Telling, effect_of, sentence_of
+from npmoe.ledger.words import measured
 from npmoe.reproduce.experiment import Experiment, Results, Trial
 from npmoe.sweep import reached, source_hash
 
@@ -90,6 +91,8 @@ class Paper:
             **claim,
             "word": primary["word"] if primary else word(claim["verdict"]),
             "because": because(claim),
+            "rule": rule(reading_of(primary), claim.get("mute", False)) if primary else claim["rule"],
+            "measured": measured(reading_of(primary)) if primary else claim["measured"],
             "sentence": sentence_of(claim, telling),
             "effect": effect_of(claim, telling),
             "readings": readings,

@@ -141,7 +141,7 @@ def lesser(folder: Path, new: dict[str, Any]) -> str | None:
     missing = {claim["id"] for claim in old["claims"]} - {claim["id"] for claim in new["claims"]}
     if missing and mode != "quick":
         return f"{path} has claims that this call did not ask for ({', '.join(sorted(missing))})"
-    if new.get("progress") is not None and old.get("progress") is None:
+    if new.get("progress") is not None and old.get("progress") is None and mode != "quick":
         return f"{path} is of a run that is complete"
     return None
 

@@ -19,7 +19,7 @@ outputs gram (s, s)        of a dense model: inner products of its centred outpu
 weights (p,)               trained, in the dtype of training and the order of `npmoe.calculus.tree.leaves`
 
 A lean run (of a *train* reading) leaves out what only the primary setting is read for: all steps but the named ones,
-and the last three tables above.
+"norms all", "layer norms", "router share" and "outputs gram".
 
 The named steps are 0, 250, half and the end, each no later than the end. Leading values per token, the only norms that
 are not closed forms, are taken there and at every third of the other steps; they are NaN elsewhere.

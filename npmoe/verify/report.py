@@ -83,7 +83,7 @@ def words(report: Report) -> str:
     lines = [f"{report.name}: {report.verdict}"]
     lines.append(f"  {report.layer}; {n} token{'s' * (n != 1)}{computed}")
     lines += [f"  ! {problem}" for problem in report.problems]
-    lines += _clues(report, "looks like", "what it looks like")
+    lines += _clues(report, "looks like", "likely cause")
     if judged := [part for part in report.parts if len(part.units)]:
         lines += ["", "  errors in units of eps times the largest entry of their row", *_errors(judged)]
     for part in report.parts:
