@@ -104,7 +104,7 @@ def _reading(rng: np.random.Generator, index: int, centre: float, margin: float)
 
 TOLD: dict[str, Any] = {  # what a paper says of its own claim
     "sentence": "Experts have 1.47 times the dense model's.",
-    "firmness": {"stands": False, "without": {"undecided": 2}, "seeds": 30},
+    "firmness": {"stands": False, "without": {"inconclusive": 2}, "seeds": 30},
     "effect": {
         "what": "leading value, experts over dense",
         "mean": 1.47,

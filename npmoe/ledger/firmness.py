@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
+from npmoe.ledger.plain import word
 from npmoe.ledger.readings import Null, Reading
 from npmoe.ledger.verdicts import FEWEST_SEEDS, catching, interval, judge
 
@@ -21,7 +22,7 @@ class Firmness(NamedTuple):
     """Whether a verdict stands, the verdicts that leaving out one seed gives, and how many seeds it would need.
 
     stands : the verdict is the same whichever seed is left out.
-    without : verdict -> from how many of the seeds' absences it follows.
+    without : verdict, in plain words -> from how many of the seeds' absences it follows.
     seeds : the least number for an interval half as wide as the distance to the margin that decides, None if more than
         a hundred thousand.
     """
@@ -37,13 +38,16 @@ def firmness(reading: Reading) -> Firmness | None:
     Examples
     --------
     >>> firmness(Reading("r", "measure", "T", 0.1, (0.3, 0.3, 0.31, 0.29, 0.05)))
-    Firmness(stands=False, without={'undecided': 4, 'reproduced': 1}, seeds=37)
+    Firmness(stands=False, without={'inconclusive': 4, 'reproduced': 1}, seeds=37)
     """
     if len(reading.values) < FEWEST_SEEDS:
         return None
-    verdict = judge(reading)
-    without = Counter(judge(_without(reading, i), FEWEST_SEEDS - 1) for i in range(len(reading.values)))
-    return Firmness(set(without) == {verdict}, dict(without), _seeds(reading, verdict))
+    without = Counter(_word(_without(reading, i), FEWEST_SEEDS - 1) for i in range(len(reading.values)))
+    return Firmness(set(without) == {_word(reading)}, dict(without), _seeds(reading, judge(reading)))
+
+
+def _word(reading: Reading, fewest: int = FEWEST_SEEDS) -> str:
+    return word(judge(reading, fewest), [null.kind for null in catching(reading, fewest)])
 
 
 def _without(reading: Reading, i: int) -> Reading:

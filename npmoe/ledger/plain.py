@@ -100,7 +100,7 @@ def firm(claim: Mapping[str, Any]) -> str:
     if found["stands"]:
         enough = f"{seeds:,} seeds are enough to be sure" if seeds and seeds <= have else more
         return f"The verdict stands whichever seed is left out; {enough}."
-    others = [f"{word(verdict)} ({count} of {have})" for verdict, count in found["without"].items()]
+    others = [f"{other} ({count} of {have})" for other, count in found["without"].items()]
     return f"Borderline: with one seed left out the verdict is {' or '.join(others)}; {more}."
 
 

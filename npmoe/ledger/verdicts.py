@@ -98,7 +98,7 @@ def judge(reading: Reading, fewest: int = FEWEST_SEEDS) -> str:
     return "not reproduced" if low >= -m and high <= m else "undecided"
 
 
-def catching(reading: Reading) -> list[Null]:
+def catching(reading: Reading, fewest: int = FEWEST_SEEDS) -> list[Null]:
     """The nulls that hold too without T being beyond them."""
     m = reading.margin
-    return [n for n in reading.nulls if holds(n.values, m) and not excess(reading, n).low > m]
+    return [n for n in reading.nulls if holds(n.values, m, fewest) and not excess(reading, n).low > m]

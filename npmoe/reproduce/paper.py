@@ -15,6 +15,7 @@ import numpy as np
 from npmoe.calculus.words import one_line
 from npmoe.ledger import Claim, reading_of, rule
 from npmoe.ledger.plain import because, word, word_of
+from npmoe.ledger.results import firmness_json
 from npmoe.ledger.told import Telling, effect_of, sentence_of
 from npmoe.ledger.words import measured
 from npmoe.reproduce.experiment import Experiment, Results, Trial
@@ -93,6 +94,7 @@ class Paper:
             "because": because(claim),
             "rule": rule(reading_of(primary), claim.get("mute", False)) if primary else claim["rule"],
             "measured": measured(reading_of(primary)) if primary else claim["measured"],
+            "firmness": firmness_json(reading_of(primary)) if primary and not claim.get("mute") else None,
             "sentence": sentence_of(claim, telling),
             "effect": effect_of(claim, telling),
             "readings": readings,

@@ -64,8 +64,8 @@ def _my_4(t: Told) -> str:
     lost = t.amount
     return (
         f"Batches of one topic {signed(lost.mean, 'lose', 'gain')} {lost.size('percentage points')} of the information "
-        f"between expert and topic; without a balance loss the number is {t.null('without a balance loss')}. The paper makes this "
-        "remark without an experiment."
+        f"between expert and topic; without a balance loss the number is {t.null('without a balance loss')}. The paper "
+        "makes this remark without an experiment."
     )
 
 
