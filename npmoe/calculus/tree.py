@@ -10,11 +10,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["alike", "cast", "dot", "flatten", "leaves", "map_leaves", "named_leaves", "unflatten"]
+__all__ = ["alike", "cast", "dot", "flatten", "leaves", "map_leaves", "named_leaves", "unflatten", "unflattener"]
 
 Tree = TypeVar("Tree")
-
-_PLAIN = (int, float, str, bool, type(None))  # what fields often hold that has no leaves
 
 
 def named_leaves(tree: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
@@ -117,13 +115,23 @@ def unflatten(vector: np.ndarray, like: Tree) -> Tree:
     >>> unflatten(np.arange(3.0), like=(np.ones((1, 2)), np.zeros(1)))
     (array([[0., 1.]]), array([2.]))
     """
+    return unflattener(like)(vector)
+
+
+def unflattener(like: Tree) -> Callable[[np.ndarray], Tree]:
+    """`unflatten` for many vectors and one tree, whose shape is looked at once."""
     found = leaves(like)
     ends = np.cumsum([leaf.size for leaf in found], dtype=int).tolist()
     size = ends[-1] if ends else 0
-    if vector.shape != (size,):
-        raise ValueError(f"expected a flat vector of {size} elements, as many as the tree has; got {vector.shape}")
-    views = (vector[end - leaf.size : end].reshape(leaf.shape) for leaf, end in zip(found, ends, strict=True))
-    return _rebuilt(like, views)
+    places = [(end - leaf.size, end, leaf.shape) for leaf, end in zip(found, ends, strict=True)]
+    build = _builder(like)
+
+    def unflattened(vector: np.ndarray) -> Tree:
+        if vector.shape != (size,):
+            raise ValueError(f"expected a flat vector of {size} elements, as many as the tree has; got {vector.shape}")
+        return build(iter([vector[start:end].reshape(shape) for start, end, shape in places]))
+
+    return unflattened
 
 
 def alike(like: Tree, **values: Any) -> Tree:
@@ -140,13 +148,17 @@ def alike(like: Tree, **values: Any) -> Tree:
     return new
 
 
-def _rebuilt(like: Any, views: Iterator[np.ndarray]) -> Any:
-    """`like` with the next views in the places of its leaves."""
+Views = Iterator[np.ndarray]
+
+
+def _builder(like: Any) -> Callable[[Views], Any]:
+    """A function that makes `like` with the next views in the places of its leaves."""
     if isinstance(like, np.ndarray):
-        return next(views)
+        return next
     if isinstance(like, tuple):
-        return tuple(_rebuilt(child, views) for child in like)
+        children = [_builder(child) for child in like]
+        return lambda views: tuple([child(views) for child in children])
     if not (names := _names(type(like))):
-        return like
-    children = ((name, getattr(like, name)) for name in names)
-    return alike(like, **{name: _rebuilt(child, views) for name, child in children if not isinstance(child, _PLAIN)})
+        return lambda views: like
+    fields_of = [(name, _builder(getattr(like, name))) for name in names]
+    return lambda views: alike(like, **{name: child(views) for name, child in fields_of})

@@ -142,7 +142,8 @@ def _fit(
 ) -> Iterator[tuple[int, float, Any]]:
     keep_heap()
     theta = tree.flatten(model)
-    model = tree.unflatten(theta, model)
+    unflatten = tree.unflattener(model)
+    model = unflatten(theta)
     state = adam.start(theta.size, theta.dtype)
     # experts share the threads out among themselves; a single one is left those of BLAS
     calm = nullcontext if isinstance(model, Expert) else one_blas_thread
@@ -163,4 +164,4 @@ def _fit(
             if frozen is not None:
                 gradient[frozen] = 0  # Adam's step is then exactly zero
             theta = adam.step(theta, gradient, state)
-        model = tree.unflatten(theta, model)
+        model = unflatten(theta)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def _order(name: str, figure: dict[str, Any]) -> tuple[Any, ...]:
     return (not figure["source"].startswith("paper"), pieces, name)
 
 
+@cache
 def world() -> Environment:
     """Jinja with our filters."""
     env = Environment(
