@@ -28,6 +28,9 @@ def seed_of(config: Any) -> int | None:
 def part_of(config: Any) -> str:
     """What a run is called in the budget: its label without the seed, and whether it measures little."""
     label = str(config.label).replace(f", seed {seed_of(config)}", "")
+    model = getattr(config, "model", config)
+    if getattr(model, "E", 0) == 1:
+        label = label.replace("dense", f"dense (h = {model.h})", 1)
     return f"{label}, lean" if getattr(config, "lean", False) else label
 
 

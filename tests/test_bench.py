@@ -115,6 +115,7 @@ def test_end_to_end_gives_what_it_says():
 
 
 def test_table_and_figure(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'npmoe[bench]'")
     text = table.markdown(json.loads(json.dumps(RESULTS)))
     assert "| `train soft` | float64 | E=8 | 2 | 4 torch eager | 2.00 | 1.90 to 2.20 | 2, 1.3 |" in text
     widths = {len(line.split("|")) for line in text.splitlines() if line.startswith("| `")}
