@@ -235,6 +235,39 @@ def test_exact_claims():
     assert "Counter-example: x = 1" in claim.as_json()["rule"]
 
 
+def test_an_exact_claim_is_proved_from_five_seeds_on_and_refuted_at_once():
+    fine, broken = Statement("a", "", 5, 0, 0.5), Statement("a", "", 5, 1, 2.0, "x = 1")
+    words = {
+        (s.violations, n): Claim("X", "", "", (), statements=(s,), seeds=n).verdict
+        for s in (fine, broken)
+        for n in (4, 5)
+    }
+    assert words == {(0, 4): "no verdict", (0, 5): "proved", (1, 4): "refuted", (1, 5): "refuted"}
+
+
+def test_a_claim_that_is_still_to_come_has_no_verdict_yet():
+    """ "Not tested" is said of what nothing here can test."""
+    found = {claim.id: claim for claim in plan().claims({})}
+    assert {id: claim.verdict for id, claim in found.items() if claim.pending} == dict.fromkeys(
+        (spec.id for spec in TOY.specs if spec.ways or spec.exact), "no verdict"
+    )
+    made = plan("T.3")
+    (claim,) = made.claims({made.run("one", 0): results(made)[made.run("one", 0)]})
+    assert (claim.verdict, claim.seeds) == ("no verdict", 1)
+
+
+def test_train_readings_that_are_still_to_come_are_listed():
+    axis = Axis("twisted", {"twist": 1.0})
+    toy = replace(TOY, specs=(replace(TOY.specs[0], axes=(axis,)),))
+    full = toy.plan((), full=True, quick=False, seeds=5)
+    there = {c: arrays for c, arrays in results(full).items() if getattr(c, "twist", 0.0) == 0.0 or c.seed < 2}
+    (claim,) = full.claims(there)
+    assert [len(r.values) for r in claim.readings if r.kind == "train"] == [2]
+    assert claim.left_out == ("twisted (still to come: 3 of 5 seeds)",)
+    (claim,) = full.claims(results(full))
+    assert claim.left_out == ()
+
+
 def test_what_stands_beside_an_exact_claim_does_not_decide_it():
     fine = Statement("a", "", 5, 0, 0.5)
     assert Claim("X", "", "", (), statements=(fine, Statement("b", "", 5, 5, 9.0, beside=True))).verdict == "proved"

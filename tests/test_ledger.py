@@ -461,6 +461,17 @@ def test_differences_name_each_verdict_that_changed():
     ]
 
 
+def test_a_control_in_the_place_of_chance_is_a_difference():
+    """Both are "so does the null" in the rule's words."""
+
+    def told(kind):
+        return {"claims": [claim(reading(UP, null(SAME_NOISE, "n", kind))).as_json()]}
+
+    assert differences(told("chance"), told("chance")) == []
+    ((_, recorded, now, _),) = differences(told("control"), told("chance"))
+    assert (recorded, now) == ("matched by chance", "matched by the control")
+
+
 # What is told
 
 WORDS = {
@@ -469,7 +480,7 @@ WORDS = {
     "reversed": ["below minus the margin: contradicted."],
     "not reproduced": ["lies within the margins: no effect."],
     "undecided": ["crosses a margin: inconclusive."],
-    "no verdict": ["mean nothing."],
+    "no verdict": ["A verdict needs 5 seeds; here are 4."],
 }
 TOLD = {
     "reproduced": reading(UP, NOTHING),

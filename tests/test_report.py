@@ -113,6 +113,7 @@ TOLD: dict[str, Any] = {  # what a paper says of its own claim
         "values": [1.45, 1.49],
         "none": 1.0,
         "claimed": 0.91,
+        "opposite": 1.1,
         "nulls": [{"name": "untrained", "kind": "chance", "values": [0.99, 1.01]}],
     },
 }

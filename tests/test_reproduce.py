@@ -1371,12 +1371,23 @@ def test_real_call_takes_the_place_of_a_quick_page(call, tmp_path):
         (("default", "A", 8), ("default", "A", 3), "has 8 seeds and this call 3"),
         (("default", "A", 8), ("full", "A", 5), None),
         (("default", "A", 5), ("default", "A", 5), None),
+        (("full", "AB", 8, 0), ("quick", "A", 2), None),  # an interrupted call left a page without numbers
+        (("full", "A", 8, 1), ("default", "A", 5), None),  # and one of one seed
+        (("full", "A", 8, 1), ("default", "A", 5, 3), "is of a full run and this one was default"),
+        (("full", "A", 8, 1), ("quick", "A", 2), "is of a full run and this one was quick"),
+        (("default", "A", 8, 6), ("default", "A", 5), None),
+        (("default", "A", 8, 6), ("default", "A", 5, 4), "has 6 seeds and this call 4"),
+        (("default", "A", 5, 3), ("full", "A", 8, 0), "has 3 seeds and this call 0"),
+        (("default", "A", 5, 3), ("full", "A", 8, 3), None),
+        (("default", "A", 5), ("full", "A", 8, 7), "of a run that is complete"),
+        (("default", "AB", 5, 3), ("default", "A", 5), r"\(B\)"),
     ],
 )
 def test_lesser_results(tmp_path, old, new, said):
-    def ledger(mode, ids, seeds=5):
+    def ledger(mode, ids, seeds=5, progress=None):
         claims = [{"id": id, "verdict": "undecided"} for id in ids]
-        return {"word": "sc1", "npmoe": "0", "environment": {}, "mode": mode, "seeds": seeds, "claims": claims}
+        head = {"word": "sc1", "npmoe": "0", "environment": {}, "mode": mode, "seeds": seeds, "progress": progress}
+        return {**head, "claims": claims}
 
     if old:
         (tmp_path / "results.json").write_text(json.dumps(join([ledger(*old)])))
@@ -1532,6 +1543,32 @@ def test_interrupted_call_says_how_to_go_on(call, tmp_path, monkeypatch):
     (head,) = json.loads((tmp_path / "out" / "results.json").read_text())["papers"]
     assert (head["progress"], head["seeds"]) == (2, 5)
     assert "2 of 5 seeds" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_interrupted_counts_end_quietly(tmp_path, monkeypatch, capsys):
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command.counts, "report", interrupted)
+    assert command.main(["my", "--counts", str(tmp_path / "counts.npz")]) == 130
+    out, err = capsys.readouterr()
+    assert (out, err.strip()) == ("", "interrupted")
+
+
+def test_the_commit_is_that_of_the_whole_package(tmp_path, monkeypatch):
+    """A change in any of its folders shows."""
+    package = tmp_path / "npmoe"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "model" / "moe.py").write_text("a = 1\n")
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "one"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(run.npmoe, "__file__", str(package / "__init__.py"))
+    clean = run.commit()
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    (package / "model" / "moe.py").write_text("a = 2\n")
+    assert run.commit() == clean + "+"
 
 
 def test_runs_that_are_there_are_not_computed_again_but_by_fresh(out, call, monkeypatch):

@@ -6,7 +6,7 @@ from typing import Any
 from npmoe.calculus.words import one_line
 from npmoe.ledger.readings import Beside, Reading, Size, Statement
 from npmoe.ledger.results import beside_json, firmness_json, reading_json, size_json, statement_json
-from npmoe.ledger.verdicts import catching, holds, judge, opposite
+from npmoe.ledger.verdicts import FEWEST_SEEDS, catching, holds, judge, opposite
 from npmoe.ledger.words import exact_measured, exact_rule, measured, rule
 
 __all__ = ["Claim"]
@@ -26,7 +26,10 @@ class Claim:
     note : what a reader has to know to read the verdict.
     mute : a quick run, whose numbers mean nothing: there is no verdict.
     options : what to add to the command to have these numbers again, such as " --full".
-    statements : of an exact claim, which has no readings: it is proved where none that decides is ever violated.
+    statements : of an exact claim, which has no readings: it is proved where none that decides is ever violated on the
+        models of five seeds or more, and refuted by one violation.
+    seeds : how many seeds readings and statements are of.
+    pending : the claim is tested, and its first seed is still to come.
 
     Raises
     ------
@@ -44,6 +47,8 @@ class Claim:
     mute: bool = False
     options: str = ""
     statements: tuple[Statement, ...] = ()
+    seeds: int = FEWEST_SEEDS
+    pending: bool = False
 
     def __repr__(self) -> str:
         return one_line(self)
@@ -70,9 +75,10 @@ class Claim:
             if self.mute:
                 return "no verdict"
             found = {s.verdict for s in self.statements if not s.beside}
-            return next((word for word in ("refuted", "not tested") if word in found), "proved")
+            worst = next((word for word in ("refuted", "not tested") if word in found), "proved")
+            return "no verdict" if worst == "proved" and self.seeds < FEWEST_SEEDS else worst
         if self.primary is None:
-            return "not tested"
+            return "no verdict" if self.pending else "not tested"
         return "no verdict" if self.mute else judge(self.primary)
 
     @property
@@ -121,6 +127,7 @@ class Claim:
             "beside": [beside_json(b) for b in self.beside],
             "left_out": list(self.left_out),
             "mute": self.mute,
+            "seeds": self.seeds,
             "repeat": f"python -m npmoe.reproduce {self.id}{self.options}",
             "firmness": None if self.mute or primary is None else firmness_json(primary),
             "readings": [reading_json(reading, self.mute) for reading in self.readings],

@@ -23,8 +23,8 @@ class Firmness(NamedTuple):
 
     stands : the verdict is the same whichever seed is left out.
     without : verdict, in plain words -> from how many of the seeds' absences it follows.
-    seeds : the least number for an interval half as wide as the distance to the margin that decides, None if more than
-        a hundred thousand.
+    seeds : the least number, of the five that a verdict needs or more, for an interval half as wide as the distance to
+        the margin that decides; None if more than a hundred thousand, or where T is undefined in a seed.
     """
 
     stands: bool
@@ -69,7 +69,7 @@ def _seeds(reading: Reading, verdict: str) -> int | None:
     if verdict == "so does the null" and over:
         over = [min(over, key=lambda need: math.inf if need is None else need)]  # one of them is enough
     needs += over
-    return None if None in needs else max(need for need in needs if need is not None)
+    return None if None in needs else max(FEWEST_SEEDS, *(need for need in needs if need is not None))
 
 
 def _deciding(reading: Reading, verdict: str) -> Sequence[Null]:

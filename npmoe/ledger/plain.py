@@ -15,7 +15,7 @@ MEANINGS = {
     "contradicted": "The opposite effect was found.",
     "no effect": "Any effect is smaller than the smallest effect of interest.",
     "inconclusive": "The spread over seeds is too wide to decide.",
-    "proved": "An exact statement, checked without a violation on every model.",
+    "proved": "An exact statement, checked without a violation on every model of five seeds or more.",
     "refuted": "An exact statement with a counter-example, which is printed.",
     "not tested": "The data or models that the claim needs are not here.",
     "no verdict yet": "Fewer than five seeds, or a quick run on a small model.",
@@ -95,8 +95,11 @@ def firm(claim: Mapping[str, Any]) -> str:
     if not found:
         return ""
     seeds = found["seeds"]
+    values = next(r for r in claim["readings"] if r["primary"])["values"]
+    have = len(values)
     more = f"{seeds:,} seeds would settle it" if seeds else "more than 100,000 seeds would be needed to settle it"
-    have = len(next(r for r in claim["readings"] if r["primary"])["values"])
+    if None in values:
+        more = "where T is undefined in a seed, no number of seeds settles it"
     if found["stands"]:
         enough = f"{seeds:,} seeds are enough to be sure" if seeds and seeds <= have else more
         return f"The verdict stands whichever seed is left out; {enough}."

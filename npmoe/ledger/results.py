@@ -9,7 +9,7 @@ from npmoe.files import FileError, read_json
 from npmoe.ledger.firmness import firmness
 from npmoe.ledger.plain import word
 from npmoe.ledger.readings import Beside, Null, Reading, Size, Statement
-from npmoe.ledger.verdicts import Interval, excess, interval, judge
+from npmoe.ledger.verdicts import Interval, catching, excess, interval, judge
 
 __all__ = [
     "SCHEMA",
@@ -200,12 +200,19 @@ def differences(results: dict[str, Any], recorded: dict[str, Any]) -> list[Diffe
         if now is None and not claim.get("statements") and _primary_of(known[claim["id"]]) is not None:
             continue  # a claim of --full alone, which this run has left out
         before = _first_seeds(known[claim["id"]], len(now["values"]) if now else 0)
-        verdict = known[claim["id"]]["verdict"] if before is None else judge(before)
-        if verdict != claim["verdict"]:
-            firm = [firmness(reading) for reading in (before, reading_of(now) if now else None) if reading]
+        here = None if now is None or claim.get("mute") else reading_of(now)
+        recorded_word = _word(known[claim["id"]]["verdict"] if before is None else judge(before), before)
+        word_now = _word(claim["verdict"], here)
+        if recorded_word != word_now:
+            firm = [firmness(reading) for reading in (before, here) if reading]
             shaky = any(f is not None and not f.stands for f in firm)
-            found.append(Difference(claim["id"], word(verdict), word(claim["verdict"]), shaky))
+            found.append(Difference(claim["id"], recorded_word, word_now, shaky))
     return found
+
+
+def _word(verdict: str, reading: Reading | None) -> str:
+    """A verdict in plain words, which tell chance from a control by the reading."""
+    return word(verdict, [] if reading is None else [null.kind for null in catching(reading)])
 
 
 def _primary_of(claim: dict[str, Any]) -> dict[str, Any] | None:

@@ -12,21 +12,26 @@ from typing import Any, NamedTuple
 from npmoe.ledger.plain import word
 from npmoe.ledger.verdicts import FEWEST_SEEDS
 
-__all__ = ["Amount", "Telling", "Told", "effect_of", "sentence_of", "signed"]
+__all__ = ["Amount", "Telling", "Told", "effect_of", "percent", "sentence_of", "signed"]
 
 
 class Amount(NamedTuple):
-    """A mean over seeds with its 95 % interval, None where there is none."""
+    """A mean over seeds with its 95 % interval, None where there is none.
+
+    `decimals` are those of what it stands beside; left out, as many as the interval's width warrants.
+    """
 
     mean: float
     low: float | None = None
     high: float | None = None
+    decimals: int | None = None
 
     def map(self, of: Callable[[float], float]) -> "Amount":
         """The amount in another unit; `of` rises or falls throughout."""
         if self.low is None or self.high is None:
-            return Amount(of(self.mean))
-        return Amount(of(self.mean), *sorted((of(self.low), of(self.high))))
+            return Amount(of(self.mean), decimals=self.decimals)
+        low, high = sorted((of(self.low), of(self.high)))
+        return Amount(of(self.mean), low, high, self.decimals)
 
     def text(self, unit: str = "", ci: bool = True) -> str:
         """The number, its unit and its interval: "1.47 times (95 % CI 1.40 to 1.53)".
@@ -38,7 +43,7 @@ class Amount(NamedTuple):
         """
         if not math.isfinite(self.mean):
             return "an undefined number"
-        digits = self._decimals()
+        digits = self._decimals() if self.decimals is None else self.decimals
         shown = f"{_fixed(self.mean, digits)}{' ' + unit if unit else ''}"
         if not ci or self.low is None or self.high is None:
             return shown
@@ -80,27 +85,22 @@ class Told:
         return found if len(self.primary["values"]) >= FEWEST_SEEDS else Amount(found.mean)
 
     @property
-    def verdict(self) -> str:
-        """The rule's word."""
-        return str(self.claim["verdict"])
+    def refuted(self) -> bool:
+        """A counter-example to an exact claim is there."""
+        return bool(self.claim["verdict"] == "refuted")
 
-    def null(self, name: str) -> str:
-        """What a null model gives, without an interval; "-" where it was not run."""
-        found = next((null for null in self.primary["nulls"] if null["name"] == name), None)
-        if found is None or found["mean"] is None:
-            return "-"
-        # to the decimals of what it stands beside
-        return _fixed(self.of(found["mean"]), self.amount._decimals())
-
-    def null_is(self, name: str) -> float:
-        """The mean of a null model."""
+    def null(self, name: str) -> Amount:
+        """What a null model gives, without an interval, to the decimals of what it stands beside."""
         found = next(null for null in self.primary["nulls"] if null["name"] == name)
-        return math.nan if found["mean"] is None else self.of(found["mean"])
+        mean = math.nan if found["mean"] is None else self.of(found["mean"])
+        return Amount(mean, decimals=self.amount._decimals())
 
     @property
     def size(self) -> str:
         """The number that stands for the paper's, over the seeds: "40.1 to 41.2 components"."""
-        return str(self.claim["size"]["measured"])
+        low, to, rest = str(self.claim["size"]["measured"]).partition(" to ")
+        high, _, unit = rest.partition(" ")
+        return f"{low} {unit}".strip() if low == high else f"{low}{to}{rest}"
 
     def beside(self, name: str) -> Amount:
         """A number beside the claim."""
@@ -125,6 +125,11 @@ class Telling(NamedTuple):
     what: str = ""
 
 
+def percent(T: float) -> float:
+    """A log ratio as a change in per cent."""
+    return 100 * (math.exp(T) - 1)
+
+
 def signed(value: float, more: str, less: str) -> str:
     """One of two words by a number's sign."""
     return more if value >= 0 else less
@@ -140,7 +145,7 @@ def sentence_of(claim: Mapping[str, Any], telling: Telling | None) -> str:
     if telling is None or (primary is not None and primary["mean"] is None):
         return "The effect is undefined in some seeds." if primary is not None else str(claim["measured"])
     text = telling.say(Told(claim, telling.of))
-    seeds = len(primary["values"]) if primary else FEWEST_SEEDS
+    seeds = len(primary["values"]) if primary else claim.get("seeds", FEWEST_SEEDS)
     if seeds < FEWEST_SEEDS:
         text += f" ({seeds} seed{'s' if seeds > 1 else ''} so far; a verdict needs {FEWEST_SEEDS}.)"
     return text[:1].upper() + text[1:]

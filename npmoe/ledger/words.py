@@ -15,8 +15,10 @@ def rule(reading: Reading, mute: bool = False) -> str:
     """The rule as it was applied to a reading, in words."""
     m = reading.margin
     seeds = len(reading.values)
-    if mute or seeds < FEWEST_SEEDS:
-        return f"A quick run of {seeds} seeds on a small model: its numbers show that the path works, and mean nothing."
+    if mute:
+        return "A quick run on a small model: its numbers show that the path works, and mean nothing."
+    if seeds < FEWEST_SEEDS:
+        return f"A verdict needs {FEWEST_SEEDS} seeds; here {'is' if seeds == 1 else 'are'} {seeds}."
     _, low, high = interval(reading.values)
     if math.isnan(low):
         return f"In some of {seeds} seeds T is not defined, so the claim is inconclusive."

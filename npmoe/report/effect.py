@@ -16,10 +16,13 @@ WIDTH, LABEL, ROW = 430, 168, 30
 
 
 def effect_svg(effect: dict[str, Any], prefix: str) -> str:
-    """Rows of dots, one a seed: ours, then each null; shaded is where the claim would hold."""
+    """Rows of dots, one a seed: ours, then each null.
+
+    The claim holds in what is shaded, and its opposite beyond the dashed line.
+    """
     rows = [("measured", "ours", effect["values"])]
     rows += [(null["name"], null["kind"], null["values"]) for null in effect["nulls"]]
-    ends = [effect["none"], effect["claimed"]]
+    ends = [effect["none"], effect["claimed"], effect["opposite"]]
     scale = scale_of("linear", [*ends, *(value for _, _, values in rows for value in values)])
     top, height = 4, ROW * len(rows)
 
@@ -29,7 +32,8 @@ def effect_svg(effect: dict[str, Any], prefix: str) -> str:
     edge = at(scale.high if effect["claimed"] >= effect["none"] else scale.low)
     left, right = sorted((at(effect["claimed"]), edge))
     parts = [f'<rect class="e-claim" x="{left:.1f}" y="{top}" width="{right - left:.1f}" height="{height}"/>']
-    parts.append(f'<path class="e-none" d="M{at(effect["none"]):.1f} {top}v{height}"/>')
+    parts.append(f'<path class="e-zero" d="M{at(effect["none"]):.1f} {top}v{height}"/>')
+    parts.append(f'<path class="e-opposite" d="M{at(effect["opposite"]):.1f} {top}v{height}"/>')
     for i, (name, kind, values) in enumerate(rows):
         y = top + ROW * (i + 0.5)
         lines = textwrap.wrap(name, 27)[:2]

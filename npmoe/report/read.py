@@ -137,10 +137,10 @@ def _effect(claim: dict[str, Any], where: str, at: str) -> None:
         return
     where = f"{where}, effect"
     need(effect, "what", str, where, at)
-    if any(effect.get(key) is None for key in ("mean", "none", "claimed")):
+    if any(effect.get(key) is None for key in ("mean", "none", "claimed", "opposite")):
         claim["effect"] = None  # undefined: there is nothing to draw
         return
-    for key in ("mean", "none", "claimed"):
+    for key in ("mean", "none", "claimed", "opposite"):
         need(effect, key, float, where, at)
     for key in ("low", "high"):
         optional(effect, key, float, None, where, at)

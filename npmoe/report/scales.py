@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 __all__ = ["Scale", "nice_ticks", "scale_of"]
 
+MOST = 1e200  # beyond it, and on a log axis below its inverse, a number has no place, as an infinite one has none
+
 
 class Scale(NamedTuple):
     """A map from numbers to 0..1 along an axis, and its ticks; NaN for what has no place (0 on a log axis)."""
@@ -19,7 +21,7 @@ class Scale(NamedTuple):
 
     def place(self, value: float | None) -> float:
         """Where a number stands, 0 at the axis's start and 1 at its end."""
-        if value is None or not math.isfinite(value):
+        if value is None or not _known(value):
             return math.nan
         start, stop = self.bend(self.low), self.bend(self.high)
         return (self.bend(value) - start) / (stop - start)
@@ -27,13 +29,17 @@ class Scale(NamedTuple):
 
 def scale_of(kind: str, values: Iterable[float | None], linear: float | None = None) -> Scale:
     """The scale that shows all values: "linear", "log", or "symlog", which is linear up to `linear` and log beyond."""
-    known = [v for v in values if v is not None and math.isfinite(v)]
+    known = [v for v in values if v is not None and _known(v)]
     if kind == "log":
-        return _log([v for v in known if v > 0])
+        return _log([v for v in known if v >= 1 / MOST])
     if kind == "symlog" and any(known):
         return _symlog(known, linear)
     low, high = _spread(min(known, default=0.0), max(known, default=1.0))
     return Scale(low, high, lambda v: v, nice_ticks(low, high))
+
+
+def _known(value: float) -> bool:
+    return abs(value) <= MOST  # so is not NaN
 
 
 def _spread(low: float, high: float, share: float = 0.045) -> tuple[float, float]:
@@ -54,7 +60,7 @@ def _log(values: list[float]) -> Scale:
         powers = range(math.floor(first), math.ceil(last) + 1)
         found = (head * 10.0**p for p in powers for head in heads if p % every == 0)
         ticks = tuple(float(f"{t:.3g}") for t in found if low <= t <= high)
-    return Scale(low, high, lambda v: math.log10(v) if v > 0 else math.nan, ticks)
+    return Scale(low, high, lambda v: math.log10(v) if v >= 1 / MOST else math.nan, ticks)
 
 
 def _symlog(values: list[float], linear: float | None) -> Scale:
@@ -85,4 +91,5 @@ def nice_ticks(low: float, high: float, most: int = 6) -> tuple[float, ...]:
     raw = (high - low) / most
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next(unit * f for f in (1, 2, 2.5, 5, 10) if unit * f >= raw * 0.999)
-    return tuple(round(k * step, 12) for k in range(math.ceil(low / step), math.floor(high / step) + 1))
+    ticks = (k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1))
+    return tuple(float(f"{tick:.12g}") for tick in ticks)

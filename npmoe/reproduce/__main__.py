@@ -113,11 +113,11 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Parse a call, carry it out, and return its exit status; `prog` is how it was called."""
     p = parser(prog)
     args = p.parse_args(argv)
+    args.output = args.output or Path("recorded" if args.recorded else "out")
     try:
         asked = claims_of(args.what)
         if args.counts:
             return _counts(args, asked)
-        args.output = args.output or Path("recorded" if args.recorded else "out")
         if args.markdown and not args.recorded:
             raise ValueError("expected --markdown with --recorded, whose results it prints")
         if args.recorded:
@@ -143,6 +143,9 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
             say(f"  {note}")
         return WRONG
     except KeyboardInterrupt:
+        if args.counts:
+            say("\ninterrupted")
+            return INTERRUPTED
         call = " ".join([prog, *(argv if argv is not None else sys.argv[1:])])
         say(f"\ninterrupted; finished runs are in {args.output / 'runs'}. The same call continues there: {call}")
         return INTERRUPTED
@@ -187,13 +190,13 @@ def _carry_out(args: argparse.Namespace, made: list[tuple[Paper, Trial]]) -> int
         pass  # one that cannot be had is named now, before anything is written
     if args.quick:
         say("quick: a small model and few seeds; its verdicts mean nothing.")
-    start = time.monotonic()
+    start, commit = time.monotonic(), run.commit()  # the code that runs is the code of now
     _begin(args, made)
     found = [_paper(args, paper, plan) for paper, plan in made]
     claims = [claim for results, _ in found for claim in results["claims"]]
     print("\n\n".join(why(claim) for claim in claims) if args.why else summary(claims))
     if args.record:
-        how = {"seconds": round(time.monotonic() - start), "jobs": args.jobs, "commit": run.commit()}
+        how = {"seconds": round(time.monotonic() - start), "jobs": args.jobs, "commit": commit}
         for results, drawn in found:
             say(f"recorded in {run.record(results, drawn, how)}")
     return DONE if known is None else _check(claims, known)

@@ -364,13 +364,25 @@ class Trial:
             note = f"Left out of this run; --full measures it. {spec.note}"
             return Claim(spec.id, spec.says, spec.paper_value, (), left_out=left, note=note, options=" --full")
         if seeds == 0 and (spec.ways or spec.exact):
-            return Claim(spec.id, spec.says, spec.paper_value, (), note="Still to be computed.", options=self.options)
+            return Claim(
+                spec.id,
+                spec.says,
+                spec.paper_value,
+                (),
+                note="Still to be computed.",
+                options=self.options,
+                seeds=0,
+                pending=True,
+            )
         readings = [
             _reading(way, primary, way.name, way.kind, i == 0) for i, way in enumerate(spec.readings(self.full))
         ]
+        waiting = []
         for axis in self.axes(spec) if self.full else ():
             way = _without_controls(spec.ways[0]) if spec.once else spec.ways[0]
             there = self.complete(results, spec.roles, axis)
+            if there < self.seeds:
+                waiting.append(f"{axis.name} (still to come: {self.seeds - there} of {self.seeds} seeds)")
             if there:
                 found = replace(self, shown=there).seeds_of(results, spec.roles, axis)
                 readings.append(_reading(way, found, axis.name, "train", False))
@@ -380,12 +392,13 @@ class Trial:
             spec.paper_value,
             tuple(readings),
             None if spec.size is None else Size(_values(spec.size[0], primary), spec.size[1], spec.size[2]),
-            self._left_out(spec),
+            (*self._left_out(spec), *waiting),
             tuple(Beside(name, says, _values(T, primary)) for name, says, T in spec.beside),
             spec.note,
             self.quick,
             self.options,
             () if spec.exact is None else spec.exact(primary),
+            seeds,
         )
 
 

@@ -43,7 +43,7 @@ FINDINGS = (
         "SC1.8",
         _titles(
             "does sparse routing concentrate what experts see?",
-            matched_by_chance="Experts need fewer components under sparse routing because they see fewer tokens",
+            matched_by_chance="Experts need fewer components under sparse routing, even when handed random tokens",
             reproduced="Sparse routing concentrates what experts see, beyond what fewer tokens explain",
             contradicted="Sparse routing spreads out what experts see",
             no_effect="Sparse routing leaves the number of components as it is",
@@ -73,7 +73,7 @@ FINDINGS = (
         "MY.3",
         _titles(
             "what does load balancing suppress?",
-            reproduced="Load balancing makes the router ignore what all tokens share",
+            reproduced="Load balancing weakens the response to what all tokens share",
             contradicted="Load balancing makes the router follow what all tokens share",
             no_effect="Load balancing leaves the response to what all tokens share as it is",
             matched_by_chance="Load balancing weakens the router's response, in any direction",

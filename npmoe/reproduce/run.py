@@ -27,7 +27,7 @@ from npmoe.reproduce.paper import Paper, reads
 from npmoe.reproduce.papers import PAPERS, TIES
 from npmoe.sweep import claim, executor, sweep
 
-__all__ = ["RECORDED", "foreign", "lesser", "make", "parts", "record", "recorded", "results_of", "write"]
+__all__ = ["RECORDED", "commit", "foreign", "lesser", "make", "parts", "record", "recorded", "results_of", "write"]
 
 MODES = ("quick", "default", "full")
 RECORDED = Path(__file__).parent / "recorded.json"
@@ -124,6 +124,9 @@ def environment() -> dict[str, Any]:
 def lesser(folder: Path, new: dict[str, Any]) -> str | None:
     """Why a paper's page that stands in a folder must not be replaced by a new one, or None.
 
+    A page without numbers gives way to any other, one of a quick run to any that is not, and an interrupted one to a
+    complete one. Otherwise the page of the fuller mode, of more seeds or of claims that were not asked for stays.
+
     Raises
     ------
     ValueError : if what stands there is not a ledger that this version reads.
@@ -133,17 +136,28 @@ def lesser(folder: Path, new: dict[str, Any]) -> str | None:
     if old is None or old.get("recorded"):
         return None
     mode = str(old.get("mode"))
-    if MODES.index(new["mode"]) < (MODES.index(mode) if mode in MODES else len(MODES)):
+    there, here = _seeds_there(old), _seeds_there(new)
+    if there == 0 or (mode == "quick" and new["mode"] != "quick"):
+        return None  # nothing is lost
+    if mode != "quick" and new["mode"] == "quick":
+        return f"{path} is of a {mode} run and this one was quick"
+    if old.get("progress") is None and new.get("progress") is not None:
+        return f"{path} is of a run that is complete"
+    whole = old.get("progress") is not None and new.get("progress") is None
+    if MODES.index(new["mode"]) < (MODES.index(mode) if mode in MODES else len(MODES)) and not whole:
         return f"{path} is of a {mode} run and this one was {new['mode']}"
-    seeds = [int(results.get("seeds") or 0) for results in (old, new)]
-    if new["mode"] == mode and seeds[0] > seeds[1]:
-        return f"{path} has {seeds[0]} seeds and this call {seeds[1]}"
+    if there > here and not whole and (new["mode"] == mode or new.get("progress") is not None):
+        return f"{path} has {there} seeds and this call {here}"
     missing = {claim["id"] for claim in old["claims"]} - {claim["id"] for claim in new["claims"]}
     if missing and mode != "quick":
         return f"{path} has claims that this call did not ask for ({', '.join(sorted(missing))})"
-    if new.get("progress") is not None and old.get("progress") is None and mode != "quick":
-        return f"{path} is of a run that is complete"
     return None
+
+
+def _seeds_there(results: Mapping[str, Any]) -> int:
+    """The seeds that a ledger has numbers of."""
+    progress = results.get("progress")
+    return int(results.get("seeds") or 0) if progress is None else int(progress)
 
 
 def parts(folder: Path) -> list[dict[str, Any]]:
@@ -293,11 +307,11 @@ def _table(results: dict[str, Any]) -> str:
 
 def commit() -> str:
     """The commit that the package's source is of, with "+" where it was changed since; empty outside of git."""
-    here = Path(__file__).parent
+    here = Path(npmoe.__file__).parent
     try:
         name, changed = (
             subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout
-            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "*.py"))
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", ":(glob)**/*.py"))
         )
     except (OSError, subprocess.SubprocessError):
         return ""

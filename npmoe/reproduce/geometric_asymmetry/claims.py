@@ -12,12 +12,15 @@ from npmoe.reproduce.geometric_asymmetry.config import BASE, QUICK, Measured
 
 __all__ = ["EXPERIMENT", "SPECS"]
 
+BOTH = ("top2", "soft")
+FEW = "soft at the n_eff of top2"
+
 SPECS = (
     Spec(
         "GA.1",
         "Experts are functionally decorrelated: alignment of their Jacobians is consistently near zero.",
         "near zero",
-        tuple(ROLES),
+        (*BOTH, "independent top2"),
         ways.decorrelated(),
         ALONE,
         note="Independent random experts are hardly aligned either. So with independent initialization this claim can "
@@ -28,7 +31,7 @@ SPECS = (
         "GA.2a",
         "Routed representations occupy distinct subspaces.",
         "distinct",
-        tuple(ROLES),
+        (*BOTH, FEW),
         ways.distinct(),
         ALONE,
         note="Distinct means: less overlap than the same gates give when they are handed to other tokens. T is "
@@ -53,7 +56,7 @@ SPECS = (
         "GA.2b",
         "The subspaces overlap partially.",
         "partially overlapping",
-        tuple(ROLES),
+        BOTH,
         ways.overlapping(),
         ALONE,
         note="Overlapping means: more overlap than random subspaces of that dimension.",
@@ -62,7 +65,7 @@ SPECS = (
         "GA.3",
         "Functional decorrelation and representational overlap coexist: a structural asymmetry.",
         "figure only",
-        tuple(ROLES),
+        (*BOTH, "independent top2"),
         ways.asymmetric(),
         ALONE,
         note="Both are in units of what chance gives. Routing causes the asymmetry only if it exceeds that of shuffled "
@@ -72,7 +75,7 @@ SPECS = (
         "GA.4a",
         "Sparsity sharpens functional separation: top-k below soft.",
         "no number",
-        tuple(ROLES),
+        BOTH,
         ways.sharper(),
         BESIDE,
     ),
@@ -80,7 +83,7 @@ SPECS = (
         "GA.4b",
         "Sparsity enlarges the divergence of subspaces: top-k above soft.",
         "no number",
-        tuple(ROLES),
+        (*BOTH, FEW),
         ways.farther(),
         BESIDE,
     ),

@@ -2,14 +2,9 @@
 
 from math import exp
 
-from npmoe.ledger.told import Telling, Told, signed
+from npmoe.ledger.told import Amount, Telling, Told, percent, signed
 
 __all__ = ["TELLINGS"]
-
-
-def _percent(T: float) -> float:
-    """A log ratio as a change in per cent."""
-    return 100 * (exp(T) - 1)
 
 
 def _in_chance(T: float) -> float:
@@ -20,8 +15,8 @@ def _in_chance(T: float) -> float:
 def _ga_1(t: Told) -> str:
     return (
         f"The mean Jacobians of top-2 experts are aligned {t.amount.text('times')} as strongly as random matrices. "
-        f"Experts that were trained apart are aligned {t.null('independent top-2 experts')} times as strongly, "
-        f"untrained ones {t.null('untrained')} times."
+        f"Experts that were trained apart are aligned {t.null('independent top-2 experts').text('times')} as strongly, "
+        f"untrained ones {t.null('untrained').text('times')}."
     )
 
 
@@ -36,37 +31,39 @@ def _ga_2a(t: Told) -> str:
 def _ga_2b(t: Told) -> str:
     return (
         f"The principal subspaces of what top-2 experts see overlap {t.amount.text('times')} as much as random "
-        f"subspaces; with shuffled gates {t.null('shuffled gates')} times."
+        f"subspaces; with shuffled gates {t.null('shuffled gates').text('times')}."
     )
 
 
 def _ga_3(t: Told) -> str:
     return (
         f"In units of chance, the subspaces of what experts see overlap {t.amount.text('times')} as strongly as their "
-        f"functions are aligned; with shuffled gates {t.null('shuffled gates')} times."
+        f"functions are aligned; with shuffled gates {t.null('shuffled gates').text('times')}."
     )
 
 
 def _ga_4a(t: Told) -> str:
     return (
         f"The mean Jacobians of soft experts are aligned {t.amount.text('times')} as strongly as those of top-2 "
-        f"experts; with shuffled gates {t.null('shuffled gates')} times."
+        f"experts; with shuffled gates {t.null('shuffled gates').text('times')}."
     )
 
 
 def _ga_4b(t: Told) -> str:
-    change = t.amount
+    def farther(found: Amount) -> str:
+        return f"{found.size('%')} {signed(found.mean, 'farther', 'less far')} apart"
+
     return (
-        f"The subspaces of what top-2 experts see are {change.size('%')} {signed(change.mean, 'farther', 'less far')} "
-        f"apart than those of soft experts; with shuffled gates the difference is {t.null('shuffled gates')} %."
+        f"The subspaces of what top-2 experts see are {farther(t.amount)} than those of soft experts; with shuffled "
+        f"gates they are {farther(t.null('shuffled gates'))}."
     )
 
 
 TELLINGS = {
     "GA.1": Telling(_ga_1, _in_chance, "alignment of mean Jacobians over that of random matrices"),
-    "GA.2a": Telling(_ga_2a, lambda T: _percent(-T), "overlap of subspaces over that with shuffled gates, change in %"),
+    "GA.2a": Telling(_ga_2a, lambda T: percent(-T), "overlap of subspaces over that with shuffled gates, change in %"),
     "GA.2b": Telling(_ga_2b, exp, "overlap of subspaces over that of random subspaces"),
     "GA.3": Telling(_ga_3, exp, "overlap of subspaces over alignment of functions, both in units of chance"),
     "GA.4a": Telling(_ga_4a, exp, "alignment of mean Jacobians, soft over top-2"),
-    "GA.4b": Telling(_ga_4b, _percent, "distance of subspaces, top-2 over soft, difference in %"),
+    "GA.4b": Telling(_ga_4b, percent, "distance of subspaces, top-2 over soft, difference in %"),
 }

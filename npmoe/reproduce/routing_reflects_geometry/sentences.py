@@ -2,7 +2,7 @@
 
 from math import exp
 
-from npmoe.ledger.told import Telling, Told, signed
+from npmoe.ledger.told import Amount, Telling, Told, signed
 from npmoe.reproduce.routing_reflects_geometry.ways import TOLERANCE
 
 __all__ = ["TELLINGS"]
@@ -21,24 +21,25 @@ def _counted(t: Told) -> tuple[int, int]:
 
 def _my_1a(t: Told) -> str:
     checked, violations = _counted(t)
-    return (
-        f"Nearby hidden states are routed alike, within exact bounds: {violations:,} violations in {checked:,} cases "
-        "on all trained models."
-    )
+    counted = f"{violations:,} violation{'s' * (violations != 1)} in {checked:,} cases on trained models."
+    if t.refuted:
+        return f"Nearby hidden states are not always routed alike within the bounds: {counted}"
+    return f"Nearby hidden states are routed alike, within exact bounds: {counted}"
 
 
 def _my_1b(t: Told) -> str:
     checked, violations = _counted(t)
+    opening = "The converse is false" if t.refuted else "No counter-example to the converse was found"
     return (
-        f"The converse is false. In {violations:,} of {checked:,} pairs made in closed form, two hidden states with a "
-        "negative cosine choose the same experts with the same gate values."
+        f"{opening}. In {violations:,} of {checked:,} pairs made in closed form, two hidden states without a positive "
+        "cosine choose the same experts with the same gate values."
     )
 
 
 def _my_1c(t: Told) -> str:
     return (
         f"Similarity of hidden states and similarity of expert usage have a Mantel correlation of {t.amount.text()}; "
-        f"with a random router {t.null('random router')}."
+        f"with a random router {t.null('random router').text()}."
     )
 
 
@@ -55,17 +56,20 @@ def _my_2(t: Told) -> str:
 
 def _my_3(t: Told) -> str:
     return (
-        f"With a balance loss of weight 0.01 the router responds to the mean hidden state {t.amount.text('times')} "
-        f"less; to random directions {t.null('random directions of equal norm')} times less."
+        "With a balance loss of weight 0.01 the router responds to the mean hidden state "
+        f"{t.amount.text('times')} as strongly as without one; to random directions "
+        f"{t.null('random directions of equal norm').text('times')} as strongly."
     )
 
 
 def _my_4(t: Told) -> str:
-    lost = t.amount
+    def less(found: Amount) -> str:
+        return f"{found.size('percentage points')} {signed(found.mean, 'less', 'more')}"
+
     return (
-        f"Batches of one topic {signed(lost.mean, 'lose', 'gain')} {lost.size('percentage points')} of the information "
-        f"between expert and topic; without a balance loss the number is {t.null('without a balance loss')}. The paper "
-        "makes this remark without an experiment."
+        f"With batches of one topic, experts and topics share {less(t.amount)} information, as a share of the topics' "
+        f"entropy, than with batches of all topics; without a balance loss {less(t.null('without a balance loss'))}. "
+        "The paper makes this remark without an experiment."
     )
 
 
@@ -79,9 +83,10 @@ def _my_10(t: Told) -> str:
 
 def _sc2_5(t: Told) -> str:
     checked, violations = _counted(t)
+    word = "is not always" if t.refuted else "is exactly"
     return (
-        f"The mixture's error is exactly its experts' error less their spread: {violations:,} violations in "
-        f"{checked:,} cases."
+        f"The mixture's error {word} its experts' error less their spread: {violations:,} "
+        f"violation{'s' * (violations != 1)} in {checked:,} cases."
     )
 
 
@@ -90,7 +95,7 @@ TELLINGS = {
     "MY.1b": Telling(_my_1b),
     "MY.1c": Telling(_my_1c, lambda T: T, "Mantel correlation"),
     "MY.2": Telling(_my_2, _points, "inputs' effect minus the router's, in % of the topics' entropy"),
-    "MY.3": Telling(_my_3, exp, "response without the balance loss over that with it"),
+    "MY.3": Telling(_my_3, lambda T: exp(-T), "response with the balance loss over that without it"),
     "MY.4": Telling(_my_4, _points, "information lost with one topic a batch, in % of the topics' entropy"),
     "MY.10": Telling(_my_10, lambda T: TOLERANCE - T, "Jaccard overlap, same query minus other queries"),
     "SC2.5": Telling(_sc2_5),
