@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from npmoe import GeluExpert, Linear, MoE, Residual, RMSNorm, Stack, SwigluExpert
+from npmoe import GeluExpert, LayerNorm, Linear, MoE, Residual, RMSNorm, Stack, SwigluExpert
 from npmoe.calculus import tree
 
 # ---- tolerances, each once and with its reason -------------------------------------------------------------------
@@ -60,6 +60,10 @@ def linear(rng, d, o, activation=None):
 
 def norm(rng, d):
     return RMSNorm(rng.standard_normal(d))
+
+
+def layer_norm(rng, d):
+    return LayerNorm(rng.standard_normal(d), rng.standard_normal(d))
 
 
 def mixture(rng, E, d, h, k, o=None, kind=gelu, **options):
@@ -222,10 +226,14 @@ LAYERS = (
     Case("norm", lambda rng: norm(rng, 5)),
     Case("norm_near_zero", _near_zero),
     Case("norm_of_two_numbers", lambda rng: norm(rng, 2), n=2),
+    Case("layer_norm", lambda rng: layer_norm(rng, 5)),
+    Case("layer_norm_near_zero", lambda rng: (layer_norm(rng, 5), 3e-3 * rng.standard_normal((6, 5)))),
+    Case("layer_norm_of_three_numbers", lambda rng: layer_norm(rng, 3), n=2),
     Case("residual", lambda rng: Residual(gelu(rng, 5, 7, 5))),
     Case("stack", lambda rng: Stack((linear(rng, 5, 4), swiglu(rng, 4, 6, 4), linear(rng, 4, 2, "gelu_tanh")))),
     Case("stack_of_squares", lambda rng: Stack((linear(rng, 4, 4), gelu(rng, 4, 3, 4), linear(rng, 4, 4)))),
     Case("block", lambda rng: Residual(Stack((norm(rng, 5), mixture(rng, 4, 5, 3, 2))))),
+    Case("layer_norm_block", lambda rng: Residual(Stack((layer_norm(rng, 5), mixture(rng, 4, 5, 3, 2))))),
     Case("two_blocks", lambda rng: Stack((_block(rng, 4), _block(rng, 4)))),
 )
 

@@ -11,15 +11,18 @@ normal002     weights normal(0, 0.02), biases zero (GPT-2)
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from npmoe.calculus import check, tree
+from npmoe.model.attention import Attention
 from npmoe.model.expert import GeluExpert, SwigluExpert
-from npmoe.model.layers import Linear
+from npmoe.model.layers import LayerNorm, Linear, RMSNorm
 from npmoe.model.moe import MoE
+from npmoe.model.transformer import Block, Embedding, Transformer
 
-__all__ = ["SCHEMES", "dense", "gelu_moe", "linear", "swiglu_moe"]
+__all__ = ["SCHEMES", "dense", "gelu_moe", "linear", "swiglu_moe", "transformer"]
 
 Array = np.ndarray
 Rng = np.random.Generator
@@ -150,3 +153,107 @@ def swiglu_moe(
         for _ in range(E)
     )
     return MoE(W.astype(dtype), experts, k, renormalize, temperature)
+
+
+def transformer(
+    rng: Rng,
+    V: int,
+    d: int,
+    layers: int,
+    heads: int,
+    h: int,
+    *,
+    E: int = 1,
+    k: int = 1,
+    longest: int | None = None,
+    groups: int | None = None,
+    rotary: float | None = None,
+    norm: str = "layer",
+    expert: str = "gelu",
+    tied: bool = True,
+    renormalize: bool = True,
+    temperature: float = 1.0,
+    activation: str = "gelu",
+    dtype: type = np.float64,
+) -> Transformer:
+    """A language model, drawn as GPT-2 is: weights normal(0, 0.02), those that end in a residual over sqrt(2 layers).
+
+    Source: Radford et al. 2019, section 2.3. Biases are zero, norms one.
+
+    Parameters
+    ----------
+    V, d, layers, heads, h : words, width, blocks, heads of attention, hidden width of a feed-forward or of an expert.
+    E, k : experts and experts a token; with E = 1 the feed-forward is dense. k = E is the soft router.
+    longest : learned positions for so many tokens; None without, as with `rotary`.
+    groups : of keys and values; as many as heads unless given.
+    rotary : base of rotary positions, or None.
+    norm : "layer" (and biases in attention) or "rms" (without biases).
+    expert : "gelu" or "swiglu".
+    tied : whether the head is the embedding.
+
+    Examples
+    --------
+    The GPT-like model of SC2, and Mixtral's architecture:
+
+    >>> rng = np.random.default_rng(0)
+    >>> gpt = transformer(rng, V=50, d=16, layers=3, heads=4, h=32, E=8, k=2, longest=64)
+    >>> mixtral = transformer(
+    ...     rng, V=50, d=16, layers=3, heads=4, h=32, E=8, k=2, groups=2, rotary=1e4, norm="rms", expert="swiglu",
+    ...     tied=False,
+    ... )
+    >>> gpt.blocks[0].feed.k, mixtral.blocks[0].attention.groups
+    (2, 2)
+    """
+    for name, value in (("V", V), ("d", d), ("heads", heads), ("h", h), ("E", E)):
+        check.integer(name, value, 1)
+    check.integer("layers", layers, 0)
+    if d % heads:
+        raise ValueError(f"expected a width that heads divide; got width {d} and {heads} heads")
+    if norm not in _NORMS or expert not in ("gelu", "swiglu"):
+        raise ValueError(
+            f"expected a norm among layer, rms and experts among gelu, swiglu; got {norm!r} and {expert!r}"
+        )
+    draw = _Gpt2(rng, dtype, (2 * max(layers, 1)) ** -0.5)
+    G, c, biased = groups or heads, d // heads, norm == "layer"
+
+    def feed() -> GeluExpert | SwigluExpert:
+        if expert == "swiglu":
+            return SwigluExpert(draw.weight(h, d), draw.weight(h, d), draw.last(d, h))
+        return GeluExpert(draw.weight(h, d), draw.zeros(h), draw.last(d, h), draw.zeros(d), activation)
+
+    def block() -> Block:
+        biases = {name: draw.zeros(size) for name, size in (("bq", d), ("bk", G * c), ("bv", G * c), ("bo", d))}
+        weights = draw.weight(d, d), draw.weight(G * c, d), draw.weight(G * c, d), draw.last(d, d)
+        attention = Attention(*weights, heads, G, rotary, **(biases if biased else {}))
+        experts = (
+            feed() if E == 1 else MoE(draw.weight(E, d), tuple(feed() for _ in range(E)), k, renormalize, temperature)
+        )
+        return Block(_NORMS[norm](d, dtype), attention, _NORMS[norm](d, dtype), experts)
+
+    positions = None if longest is None else draw.weight(check.integer("longest", longest, 1), d)
+    embedding = Embedding(draw.weight(V, d), positions)
+    blocks = tuple(block() for _ in range(layers))
+    return Transformer(embedding, blocks, _NORMS[norm](d, dtype), None if tied else draw.weight(V, d))
+
+
+_NORMS: dict[str, Callable[[int, type], LayerNorm | RMSNorm]] = {
+    "layer": lambda d, dtype: LayerNorm(np.ones(d, dtype), np.zeros(d, dtype)),
+    "rms": lambda d, dtype: RMSNorm(np.ones(d, dtype), 1e-5),
+}
+
+
+class _Gpt2(NamedTuple):
+    """Draws of GPT-2: `last` are weights that end in a residual, scaled down by the number of residuals."""
+
+    rng: Rng
+    dtype: type
+    scale: float
+
+    def weight(self, out: int, into: int) -> Array:
+        return self.rng.normal(0, 0.02, (out, into)).astype(self.dtype)
+
+    def last(self, out: int, into: int) -> Array:
+        return self.rng.normal(0, 0.02 * self.scale, (out, into)).astype(self.dtype)
+
+    def zeros(self, size: int) -> Array:
+        return np.zeros(size, self.dtype)

@@ -1,4 +1,4 @@
-"""What may stand around a mixture: a linear layer, a norm, a residual, one layer after another.
+"""What may stand around a mixture: a linear layer, norms, a residual, one layer after another.
 
 n tokens, d width, o output width.
 """
@@ -13,7 +13,7 @@ from npmoe.calculus.products import matmul
 from npmoe.calculus.scalar import ACTIVATIONS
 from npmoe.calculus.words import one_line
 
-__all__ = ["Linear", "RMSNorm", "Residual", "Stack"]
+__all__ = ["LayerNorm", "Linear", "RMSNorm", "Residual", "Stack"]
 
 Array = np.ndarray
 
@@ -154,6 +154,90 @@ class RMSNorm:
     @words.never_raises
     def __repr__(self) -> str:
         return f"RMSNorm({len(self.gamma)}, eps {self.eps:.2g}, {self.gamma.dtype})"
+
+
+class LayerNormTrace(NamedTuple):
+    """What `LayerNorm.vjp` reads: xhat = (x - mean) / sigma (n, d) and 1/sigma (n, 1)."""
+
+    xhat: Array
+    inverse: Array
+
+    def __repr__(self) -> str:
+        return one_line(self)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerNorm:
+    """y = gamma xhat + beta, xhat = (x - mean x) / sigma, sigma^2 = var x + eps.
+
+    J = diag(gamma) (C - xhat xhat^T / d) / sigma, C = I - 11^T/d. Source: Ba et al., arXiv 1607.06450, equation 4.
+
+    Parameters
+    ----------
+    gamma, beta : arrays (d,).
+    eps : number of at least 0.
+
+    Examples
+    --------
+    >>> LayerNorm(np.ones(2), np.zeros(2), eps=0.0).forward(np.array([[3.0, 5.0]]))[0]
+    array([[-1.,  1.]])
+    """
+
+    gamma: Array
+    beta: Array
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        d = len(check.shaped("gamma", self.gamma, ("d",), "LayerNorm"))
+        check.shaped("beta", self.beta, (d,), "LayerNorm")
+        if not self.eps >= 0:
+            raise ValueError(f"expected eps of at least 0 of LayerNorm; got {self.eps}")
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """(d, d)."""
+        return len(self.gamma), len(self.gamma)
+
+    def forward(self, x: Array) -> tuple[Array, LayerNormTrace]:
+        """x (n, d) -> y (n, d) and what `vjp` reads."""
+        x = check.matrix("x", x, len(self.gamma), "this norm")
+        xhat = x - x.mean(axis=1, keepdims=True)  # (n, d)
+        inverse = 1 / np.sqrt(_mean_of_products(xhat, xhat) + x.real.dtype.type(self.eps))  # (n, 1)
+        xhat *= inverse
+        y = xhat * self.gamma
+        y += self.beta
+        return y, LayerNormTrace(xhat, inverse)
+
+    def vjp(self, trace: LayerNormTrace, dy: Array, wrt_x: bool = True) -> tuple[Array | None, "LayerNorm"]:
+        """dy (n, d) -> dx (n, d) and the gradient, itself a LayerNorm."""
+        xhat, inverse = trace
+        dy = check.shaped("dy", dy, xhat.shape, "this trace")
+        dself = tree.alike(self, gamma=np.einsum("nd,nd->d", dy, xhat), beta=dy.sum(axis=0))
+        if not wrt_x:
+            return None, dself
+        dx = dy * self.gamma  # (n, d), the cotangent of xhat
+        shared = _mean_of_products(dx, xhat)  # (n, 1)
+        dx -= dx.mean(axis=1, keepdims=True)
+        dx -= xhat * shared
+        dx *= inverse
+        return dx, dself
+
+    def jacobian(self, x: Array) -> Array:
+        """(n, d, d)."""
+        xhat, inverse = self.forward(x)[1]
+        d = xhat.shape[1]
+        centring = np.eye(d, dtype=xhat.dtype) - xhat.dtype.type(1 / d)
+        J = centring - xhat[:, :, None] * xhat[:, None, :] / d
+        return self.gamma[:, None] * J * inverse[:, :, None]
+
+    @words.never_raises
+    def __repr__(self) -> str:
+        return f"LayerNorm({len(self.gamma)}, eps {self.eps:.2g}, {self.gamma.dtype})"
+
+
+def _mean_of_products(a: Array, b: Array) -> Array:
+    """Mean over the width of a b, (n, 1), without an array (n, d) in between."""
+    return (np.einsum("nd,nd->n", a, b) / a.shape[1]).astype(a.dtype, copy=False)[:, None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 
 from npmoe.files import FileError, digest, pack, read_arrays, write
+from npmoe.model.attention import Attention
 from npmoe.model.expert import GeluExpert, SwigluExpert
-from npmoe.model.layers import Linear, Residual, RMSNorm, Stack
+from npmoe.model.layers import LayerNorm, Linear, Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
+from npmoe.model.transformer import Block, Embedding, Transformer
 
 __all__ = ["LAYERS", "load", "save"]
 
@@ -28,7 +30,11 @@ Array = np.ndarray
 
 #: The layers that a file may hold, by name; a new kind of layer is a new entry.
 LAYERS: dict[str, type] = {
-    kind.__name__: kind for kind in (GeluExpert, SwigluExpert, MoE, Linear, RMSNorm, Residual, Stack)
+    kind.__name__: kind
+    for kind in (
+        *(GeluExpert, SwigluExpert, MoE, Linear, RMSNorm, LayerNorm, Residual, Stack),
+        *(Attention, Embedding, Block, Transformer),
+    )
 }
 FORMAT, VERSION = "npmoe model", 1
 _TEXT, _DIGEST = "model", "digest"  # keys of the text, and of a checksum of all else

@@ -14,7 +14,7 @@ from npmoe.calculus import check, words
 from npmoe.calculus.factored import Factored
 from npmoe.calculus.words import one_line
 from npmoe.model.expert import Expert
-from npmoe.model.layers import Residual, RMSNorm, Stack
+from npmoe.model.layers import LayerNorm, Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
 from npmoe.model.routing import gates_jacobian
 
@@ -255,7 +255,8 @@ def site(model: Any, x: Array, name: str = "") -> Site:
             model, before = model.layer, Before(None, None, True)
         elif isinstance(model, Stack):
             for layer in model.layers[:-1]:
-                before = Before(layer, x, before.residual) if isinstance(layer, RMSNorm) else Before(None, None, False)
+                norm = isinstance(layer, RMSNorm | LayerNorm)
+                before = Before(layer, x, before.residual) if norm else Before(None, None, False)
                 x, _ = layer.forward(x)
             model = model.layers[-1]
         else:
