@@ -98,6 +98,9 @@ def normal(z: Array) -> tuple[Array, Array]:
     node = np.empty(size, np.int64)
     # z^2 may be infinite, and exp(-z^2/2) may vanish: N is then 0, as it should be
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if 0 < size == flat.size:
+            _normal_piece(flat, flat_Phi, flat_N, u, work, node)
+            return Phi, N
         for start in range(0, flat.size, _PIECE):
             end = min(start + _PIECE, flat.size)
             buffers = (buffer[: end - start] for buffer in (u, work, node))

@@ -241,9 +241,12 @@ def _angles(T: int, c: int, theta: float, start: int, dtype: np.dtype) -> tuple[
 
 
 @lru_cache(maxsize=16)
-def _later(t: int, T: int) -> Array:
-    """(t, T), true where a key is later than the query: the t queries are the last of T tokens."""
-    return np.arange(T) > np.arange(T - t, T)[:, None]
+def _mask(t: int, T: int, dtype: np.dtype) -> Array:
+    """(t, T), -inf where a key is later than the query, else 0: the t queries are the last of T tokens.
+
+    Not a large negative number: what is later has probability exactly 0.
+    """
+    return np.where(np.arange(T) > np.arange(T - t, T)[:, None], -np.inf, 0).astype(dtype)
 
 
 def _probabilities(S: Array, t: int) -> Array:
@@ -251,8 +254,7 @@ def _probabilities(S: Array, t: int) -> Array:
     B, G, qt, T = S.shape
     rows = S.reshape(B, G, qt // t, t, T)
     if t > 1:
-        # -inf, not a large negative number: what is later has probability exactly 0
-        np.copyto(rows, -np.inf, where=_later(t, T))
+        rows += _mask(t, T, S.real.dtype)
     S -= S.real.max(axis=-1, keepdims=True)
     np.exp(S, out=S)
     S /= S.sum(axis=-1, keepdims=True)

@@ -201,7 +201,7 @@ class LayerNorm:
     def forward(self, x: Array) -> tuple[Array, LayerNormTrace]:
         """x (n, d) -> y (n, d) and what `vjp` reads."""
         x = check.matrix("x", x, len(self.gamma), "this norm")
-        xhat = x - x.mean(axis=1, keepdims=True)  # (n, d)
+        xhat = x - _mean(x)  # (n, d)
         inverse = 1 / np.sqrt(_mean_of_products(xhat, xhat) + x.real.dtype.type(self.eps))  # (n, 1)
         xhat *= inverse
         y = xhat * self.gamma
@@ -217,7 +217,7 @@ class LayerNorm:
             return None, dself
         dx = dy * self.gamma  # (n, d), the cotangent of xhat
         shared = _mean_of_products(dx, xhat)  # (n, 1)
-        dx -= dx.mean(axis=1, keepdims=True)
+        dx -= _mean(dx)
         dx -= xhat * shared
         dx *= inverse
         return dx, dself
@@ -235,9 +235,18 @@ class LayerNorm:
         return f"LayerNorm({len(self.gamma)}, eps {self.eps:.2g}, {self.gamma.dtype})"
 
 
+def _mean(a: Array) -> Array:
+    """Mean over the width, (n, 1): `numpy.mean` of many short rows takes twice as long."""
+    mean = np.add.reduce(a, axis=1, keepdims=True)
+    mean /= a.shape[1]
+    return mean
+
+
 def _mean_of_products(a: Array, b: Array) -> Array:
     """Mean over the width of a b, (n, 1), without an array (n, d) in between."""
-    return (np.einsum("nd,nd->n", a, b) / a.shape[1]).astype(a.dtype, copy=False)[:, None]
+    mean = np.einsum("nd,nd->n", a, b)[:, None]
+    mean /= a.shape[1]
+    return mean
 
 
 @dataclass(frozen=True, eq=False)

@@ -164,7 +164,7 @@ class MoE:
         if dx is not None:
             dx += matmul(ds, self.router)
         dbias = None if self.bias is None else ds.sum(axis=0)
-        return dx, MoE(matmul(ds.T, x), dexperts, self.k, self.renormalize, self.temperature, dbias)
+        return dx, tree.alike(self, router=matmul(ds.T, x), experts=dexperts, bias=dbias)
 
     def jacobian(self, x: Array) -> Array:
         """Jacobian of the whole layer, sum_e g_e J_e + sum_e f_e dg_e^T, x (n, d) -> (n, o, d)."""

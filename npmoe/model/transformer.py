@@ -23,7 +23,7 @@ from npmoe.calculus.threads import each, one_blas_thread
 from npmoe.calculus.words import one_line
 from npmoe.model.attention import Attention, Cache
 from npmoe.model.balance import Balance, pooled
-from npmoe.model.crossentropy import head_loss, head_loss_vjp
+from npmoe.model.crossentropy import add_rows, head_loss, head_loss_vjp
 from npmoe.model.layers import LayerNorm, Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE, MoETrace
 
@@ -84,7 +84,7 @@ class Embedding:
     def vjp(self, ids: Array, dh: Array) -> "Embedding":
         """dh (n, d) -> the gradient, itself an Embedding."""
         dW = np.zeros_like(self.W)
-        _add_rows(dW, ids.ravel(), dh)
+        add_rows(dW, ids.ravel(), dh)
         if self.positions is None:
             return tree.alike(self, W=dW)
         dpositions = np.zeros_like(self.positions)
@@ -95,14 +95,6 @@ class Embedding:
     def __repr__(self) -> str:
         learned = "" if self.positions is None else f", {len(self.positions)} positions"
         return f"Embedding({self.W.shape[0]} words of {self.W.shape[1]}{learned}, {self.W.dtype})"
-
-
-def _add_rows(table: Array, at: Array, rows: Array) -> None:
-    """table[at[i]] += rows[i], repeated indices added up: sorted first, since ``np.add.at`` is many times slower."""
-    order = np.argsort(at, kind="stable")
-    found, first = np.unique(at[order], return_index=True)
-    if len(found):
-        table[found] += np.add.reduceat(rows[order], first, axis=0)
 
 
 class BlockTrace(NamedTuple):
