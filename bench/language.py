@@ -8,6 +8,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from npmoe.model.transformer import Transformer
 __all__ = ["MODELS", "main", "row"]
 
 V, B, T = 4000, 32, 64
-MODELS = {"dense": {}, "top-2": {"E": 8, "k": 2}, "soft": {"E": 8, "k": 8}}
+MODELS: dict[str, dict[str, Any]] = {"dense": {}, "top-2": {"E": 8, "k": 2}, "soft": {"E": 8, "k": 8}}
 RESULTS = Path(__file__).parent / "results" / "language.json"
 
 

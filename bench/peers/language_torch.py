@@ -1,9 +1,9 @@
 # mypy: ignore-errors
 """One step of training the language model of SC2 in PyTorch, as its user would write it: eager, and compiled.
 
-The tree of ours gives the weights. Attention is `scaled_dot_product_attention`, the optimizer is the fused AdamW. Experts
-are visited one by one with the rows routed to them, as `transformers` does; compiled, each sees the rows of all tokens
-(`torch.compile` needs shapes that stay), in one batched product.
+The tree of ours gives the weights. Attention is `scaled_dot_product_attention`, the optimizer is the fused AdamW.
+Experts are visited one by one with the rows routed to them, as `transformers` does; compiled, each sees the rows of all
+tokens (`torch.compile` needs shapes that stay), in one batched product.
 """
 
 import math

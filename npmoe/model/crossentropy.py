@@ -78,11 +78,10 @@ def _are_small(h: Array, W: Array) -> bool:
     return bool(np.prod([float(square) ** 0.5 for square in longest]) <= _SMALL)
 
 
-def _exponentiated(s: Array, small: bool) -> tuple[Array | float, Array]:
+def _exponentiated(s: Array, small: bool) -> tuple[Array, Array]:
     """exp(s - top) in the place of s (m, V); top, 0 where logits are small, and the sums (m,), float64."""
-    top: Array | float = 0.0
+    top = np.zeros(1) if small else s.max(axis=1)  # (m,)
     if not small:
-        top = s.max(axis=1)  # (m,)
         s -= top[:, None]
     np.exp(s, out=s)
     return top, s.sum(axis=1).astype(np.float64)

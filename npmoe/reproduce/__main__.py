@@ -45,7 +45,9 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
         epilog="Exit status: 0 done, 1 a check that was asked for failed, 2 the call was wrong. "
         "A run that was interrupted continues where it stopped when it is called again.",
     )
-    what = f"papers ({_words()}) or claims (SC1.3 GA.2); default all"
+    alone = " ".join(paper.word for paper in PAPERS if paper.alone)
+    usual = ", ".join(paper.word for paper in PAPERS if not paper.alone)
+    what = f"papers ({_words()}), claims (SC1.3 GA.2) or all; default {usual}" + f" ({alone} by name)" * bool(alone)
     p.add_argument("what", nargs="*", metavar="PAPER|CLAIM", help=what)
     mode = p.add_mutually_exclusive_group()
     mode.add_argument("--full", action="store_true", help="every interpretation, eight seeds: an hour or so")
@@ -74,6 +76,9 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
     p.add_argument(
         "--counts", type=Path, metavar="FILE", help="with my: answer what routing counts of real models can, and stop"
     )
+    p.add_argument(
+        "--corpus", type=Path, metavar="PATH", help="with sc2: WikiText's files, a text file or a folder of them"
+    )
     p.add_argument("--list", action="store_true", help="list claims and interpretations, and run nothing")
     p.add_argument("--markdown", action="store_true", help="with --recorded: print the results as Markdown, and stop")
     return p
@@ -97,13 +102,13 @@ def claims_of(what: Sequence[str]) -> Asked:
     ValueError : for a word that is neither a paper nor a claim; says which is near.
     """
     wanted: dict[str, set[str]] = {paper.word: set() for paper in PAPERS}
-    for word in what or wanted:
-        found = {paper.word: paper.named(word) for paper in PAPERS}
+    for word in what or [paper.word for paper in PAPERS if not paper.alone]:
+        found = {paper.word: paper.ids if word.lower() == "all" else paper.named(word) for paper in PAPERS}
         if not any(found.values()):
             ids = [id for paper in PAPERS for id in paper.ids]
             near = difflib.get_close_matches(word.upper(), [*ids, *(paper.id for paper in PAPERS)], n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"expected {_words()} or a claim among {', '.join(ids)}; got {word!r}{hint}")
+            raise ValueError(f"expected {_words()}, all, or a claim among {', '.join(ids)}; got {word!r}{hint}")
         for paper, ids_of in found.items():
             wanted[paper] |= set(ids_of)
     return [(paper, paper.in_order(wanted[paper.word])) for paper in PAPERS if wanted[paper.word]]
@@ -122,8 +127,10 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
             raise ValueError("expected --markdown with --recorded, whose results it prints")
         if args.recorded:
             return _recorded(args, asked)
+        if args.corpus and not any(paper.text for paper, _ in asked):
+            raise ValueError("expected --corpus with a paper that reads text, such as sc2")
         made = [
-            (paper, paper.experiment.plan(ids, full=args.full, quick=args.quick, seeds=args.seeds))
+            (paper, paper.plan(ids, full=args.full, quick=args.quick, seeds=args.seeds, corpus=args.corpus))
             for paper, ids in asked
         ]
         for paper, plan in made:

@@ -211,6 +211,7 @@ class Trial:
     seeds: int
     quick: bool = False
     shown: int | None = None  # seeds that claims and figures read: all, unless some are still to come
+    changes: tuple[tuple[str, Any], ...] = ()  # of the base config, such as the text that a call names
 
     def __repr__(self) -> str:
         return one_line(self)
@@ -218,7 +219,7 @@ class Trial:
     @property
     def base(self) -> Any:
         """The config that roles and axes start from."""
-        return self.experiment.quick if self.quick else self.experiment.base
+        return replace(self.experiment.quick if self.quick else self.experiment.base, **dict(self.changes))
 
     @property
     def options(self) -> str:

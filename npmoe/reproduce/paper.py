@@ -5,7 +5,7 @@ A paper is a folder beside this file that ends in one `Paper`; `npmoe.reproduce.
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class Paper:
     figures : (results, plan) -> figures as data, by file name.
     tellings : how each claim is told in its own unit, by its id.
     notes : (claims, plan) -> sentences above the table.
+    text : of a paper whose models read text: the path that a call names, or None -> the field ``text`` of its configs.
+    alone : it runs by its name, or with "all", and not where a call names nothing.
     """
 
     word: str
@@ -53,6 +55,20 @@ class Paper:
     figures: Callable[[Results, Trial], dict[str, Any]]
     tellings: Mapping[str, Telling]
     notes: Callable[[list[Claim], Trial], list[str]]
+    text: Callable[[Path | None], Any] | None = None
+    alone: bool = False
+
+    def plan(
+        self, ids: Iterable[str], *, full: bool, quick: bool, seeds: int | None, corpus: Path | None = None
+    ) -> Trial:
+        """The plan of a call; of a paper that reads text, of this text.
+
+        Raises
+        ------
+        ValueError : for a corpus where no text is read, or one that cannot be read.
+        """
+        plan = self.experiment.plan(tuple(ids), full=full, quick=quick, seeds=seeds)
+        return plan if self.text is None else replace(plan, changes=(("text", self.text(corpus)),))
 
     def __repr__(self) -> str:
         return one_line(self)

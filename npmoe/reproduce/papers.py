@@ -1,13 +1,14 @@
 """Every paper that can be reproduced, in the order of the page."""
 
 from npmoe.reproduce.geometric_asymmetry import GA
+from npmoe.reproduce.natural_language import SC2
 from npmoe.reproduce.paper import Paper
 from npmoe.reproduce.routing_reflects_geometry import MY
 from npmoe.reproduce.soft_clustering import SC1
 
 __all__ = ["PAPERS", "TIES"]
 
-PAPERS: tuple[Paper, ...] = (SC1, GA, MY)
+PAPERS: tuple[Paper, ...] = (SC1, GA, MY, SC2)
 
 #: Questions to which claims of several papers speak.
 TIES = (

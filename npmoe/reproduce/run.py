@@ -284,7 +284,9 @@ def recorded(words: Iterable[str]) -> list[tuple[dict[str, Any], dict[str, Any]]
     found = []
     for part in _split(RECORDED):
         if part["word"] in words and part["word"] in papers:
-            claims = [papers[part["word"]].told(claim) for claim in part["claims"]]
+            paper = papers[part["word"]]
+            # a claim that has moved to another paper since is that one's
+            claims = [paper.told(claim) for claim in part["claims"] if claim["id"] in paper.ids]
             drawn = {name: figures[name] for name in part["figures"] if name in figures}
             head = {**part, "claims": claims, "figures": sorted(drawn), "recorded": True, "progress": None}
             found.append((head, drawn))

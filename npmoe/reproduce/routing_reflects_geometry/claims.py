@@ -152,38 +152,6 @@ SPECS = (
         "random topic at each step. The control shows what such batches do without any balance loss.",
     ),
     Spec(
-        "MY.5",
-        "Answers of different authors to one question share no more experts than answers to different questions.",
-        "about 60 %",
-        note="Not tested: it needs a language model that reads texts of several authors. The authors differ, not the "
-        "router: one model reads all texts, and nothing is matched. Work on several routers is MY.10.",
-    ),
-    Spec(
-        "MY.6",
-        "How similarly two prompts are routed does not predict how similarly their rollouts are.",
-        "no number",
-        note="Not tested: it needs a language model.",
-    ),
-    Spec(
-        "MY.7",
-        "In deep layers unrelated inputs use nearly the same experts.",
-        "no number",
-        note="Not tested on models of ours: it needs a language model. For what routing counts of OLMoE and Mixtral "
-        "can say, run: python -m npmoe.reproduce my --counts FILE.",
-    ),
-    Spec(
-        "MY.8",
-        "The same token in different contexts uses the same experts in the first layer only.",
-        "no number",
-        note="Not tested: it needs a language model.",
-    ),
-    Spec(
-        "MY.9",
-        "Keeping only the most used experts of the last two layers costs little on prompts and much on rollouts.",
-        "under 10 % on prompts",
-        note="Not tested: it needs a language model.",
-    ),
-    Spec(
         "MY.10",
         "Ours, expert matching across seeds: two models agree no more on one query than on different queries.",
         "not measured",

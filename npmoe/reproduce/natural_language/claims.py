@@ -1,0 +1,166 @@
+"""The claims of SC2, and those of MY that need a language model: what each says, which models it reads, its ways."""
+
+from npmoe.reproduce.experiment import Experiment, Spec
+from npmoe.reproduce.natural_language import ways
+from npmoe.reproduce.natural_language.axes import ROLES
+from npmoe.reproduce.natural_language.config import BASE, QUICK, Measured
+
+__all__ = ["EXPERIMENT", "SPECS"]
+
+_MODELS = ("dense", "top2", "soft")
+
+_PERPLEXITIES = tuple(
+    (f"held-out perplexity, {words}", "on the same tokens for all", statistic)
+    for words, statistic in (
+        ("dense", ways.perplexity("dense")),
+        ("top-2", ways.perplexity("top2")),
+        ("soft", ways.perplexity("soft")),
+        ("unigram", ways.baseline(0)),
+        ("Kneser-Ney bigram", ways.baseline(1)),
+        ("Kneser-Ney trigram", ways.baseline(2)),
+    )
+)
+
+SPECS = (
+    Spec(
+        "SC2.1",
+        "MoE reduces local sensitivity on natural language as well.",
+        "no number",
+        _MODELS,
+        ways.sensitivity(),
+        note="The norm is that of the whole feed-forward's Jacobian at each token, without the router's term, as in "
+        "SC1's appendix. Models are compared after equally many steps; another interpretation takes equal held-out "
+        "loss.",
+        beside=_PERPLEXITIES,
+    ),
+    Spec(
+        "SC2.2",
+        "Alignment between experts is lower for top-k routing than for soft routing.",
+        "no number",
+        ("top2", "soft"),
+        ways.alignment(),
+    ),
+    Spec(
+        "SC2.3",
+        "What an expert is given has a higher effective rank than what the dense model is given.",
+        "no number",
+        ("dense", "top2", "dense at the n_eff of top2"),
+        ways.higher_rank(),
+        note="Fewer tokens span fewer dimensions. The dense model is therefore also measured on as few effective "
+        "tokens.",
+        once=("soft",),
+    ),
+    Spec(
+        "SC2.4",
+        "Top-k routing concentrates what experts are given in fewer components than soft routing does.",
+        "no number",
+        ("top2", "soft", "soft at the n_eff of top2"),
+        ways.concentrated(),
+    ),
+    Spec(
+        "SC2.6",
+        "Ours: on text, experts' second derivatives are smaller as well.",
+        "not measured",
+        ("dense", "top2"),
+        ways.curvature(),
+        note="SC1.11 on text.",
+        once=("soft",),
+    ),
+    Spec(
+        "MY.1d",
+        "Similarity of hidden states explains similarity of expert usage in a language model.",
+        "no number",
+        ("top2",),
+        ways.in_practice(),
+        note="MY.1c on text. Tokens of the middle block are compared by the overlap of their masks, sequences by the "
+        "cosine of their visit counts. First tokens are left out.",
+        beside=tuple(
+            (f"share of the choice that {what} {how}, {where}", words, ways.beside(name, i, layer))
+            for i, what in enumerate(("the token", "the position", "the document"))
+            for where, layer in (("first block", 0), ("last block", -1))
+            for how, words, name in (
+                ("explains", "information over the entropy of the choice", "explained"),
+                ("explains by chance", "the same with the choices of tokens permuted", "explained null"),
+            )
+        ),
+    ),
+    Spec(
+        "MY.3b",
+        "In a language model the balance loss suppresses the router's response to what all tokens share.",
+        "no number",
+        (),
+        ways.suppressed(),
+        note="MY.3 on text. It needs a model trained with the balance loss, which --full adds.",
+    ),
+    Spec(
+        "MY.5",
+        "Answers of different authors to one question share no more experts than answers to different questions.",
+        "about 60 %",
+        ("authors",),
+        ways.no_higher(),
+        note="Authors are the top-2 models of three seeds. Each answers the same held-out prompts twice, and the "
+        "model of this seed reads all texts. No higher means: by less than 0.02 over the whole interval. A claim of "
+        "equality cannot exceed a null model without anything in common.",
+        beside=(
+            *(
+                (f"Jaccard of top-80 % sets, {what}", "mean over blocks and pairs of texts", ways.author_overlap(i))
+                for i, what in enumerate(
+                    (
+                        "one question, one author",
+                        "one question, other authors",
+                        "other questions, one author",
+                        "other questions, other authors",
+                    )
+                )
+            ),
+            ("Jaccard of random sets of these sizes", "exact", ways.author_chance),
+        ),
+    ),
+    Spec(
+        "MY.6",
+        "How similarly two prompts are routed does not predict how similarly their rollouts are.",
+        "no number",
+        ("top2",),
+        ways.unpredicted(),
+        note="A prompt against its own continuation, sampled at temperature 1. Does not predict means: a correlation "
+        "below 0.1 over the whole interval. A claim of no relation cannot exceed a null model without any.",
+    ),
+    Spec(
+        "MY.7",
+        "In deep layers unrelated inputs use nearly the same experts.",
+        "no number",
+        ("top2",),
+        ways.unrelated(),
+        beside=tuple(
+            (f"Jaccard of top-80 % sets, {what}, {where}", "mean over pairs", ways.by_block(name, layer))
+            for what, name in (
+                ("sequences of different documents", "unrelated"),
+                ("two halves of one", "unrelated floor"),
+            )
+            for where, layer in (("first block", 0), ("middle block", 1), ("last block", -1))
+        ),
+        note="The paper finds this on prompts, strongest with a reasoning template, and not in a model without "
+        "reasoning. A plain language model in which it is absent does not contradict the paper.",
+    ),
+    Spec(
+        "MY.8",
+        "The same token in different contexts uses the same experts in the first layer only.",
+        "no number",
+        ("top2",),
+        ways.same_token(),
+    ),
+    Spec(
+        "MY.9",
+        "Keeping only the most used experts of the last two layers costs little on prompts and much on rollouts.",
+        "under 10 % on prompts",
+        ("top2",),
+        ways.pruning(),
+        (),
+        (ways.increase(0), (-100.0, 10.0), "% more loss on prompts"),
+        "Three of eight experts are kept, those that prompts use most; the paper keeps 12 of 32. Rollouts are the "
+        "model's own continuations.",
+        (("loss on rollouts, increase in %", "the same experts kept", ways.increase(1)),),
+    ),
+)
+
+EXPERIMENT = Experiment(BASE, QUICK, ROLES, SPECS, Measured, lean={"lean": True})

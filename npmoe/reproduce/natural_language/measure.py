@@ -1,0 +1,313 @@
+"""What is measured on the language models of SC2: stages in, small arrays out.
+
+L layers, E experts, k experts a token, s stages, n held-out tokens. Ends: untrained and trained.
+
+steps (s + 1,), loss (s + 1,)         ends of the stages, 0 among them; held-out loss there
+train loss (steps,)                   of each batch
+layer norms (s + 1, L, 2, 8)          of the whole feed-forward, without and with the router's term, `function.NORMS`
+norms (2, L, E, 8)                    of each expert on its own tokens; leading values per token are NaN
+cosines (2, L, E, E)                  between the experts' mean Jacobians
+curvature (2, L, E)                   root mean square of the Hessian's norm; of GELU experts
+k90, cum10 (weighting, L, E), n_eff (L, E)      principal components of what experts are given
+shuffled k90, cum10 (draw, weighting, L), shuffled cosines (draw, L, E, E)
+share (L, E)                          of all choices, or of the gates' sum
+response (2, L, 4), size (2, L)       the router's response along the mean hidden state: see `router.mean_response`
+mantel, mantel start (2, L), mantel random, mantel permuted (draw, 2, L)
+                                      tokens: hidden cosine against mask overlap; sequences: against visit counts
+unrelated (L,), unrelated floor (L,)  Jaccard of top-P sets of different sequences; of two halves of one sequence
+same token, other token (2, L)        mask overlap of equal tokens in other sequences, of different tokens; both ends
+explained, explained null (3, L)      information of token, position, document on the choice over the choice's entropy
+baselines (3,)                        of a dense model: unigram, Kneser-Ney bigram and trigram, nats per held-out token
+unknown ()                            share of <unk> among the held-out tokens
+predicts, pruned, ...                 on prompts and rollouts: see `npmoe.reproduce.natural_language.rollouts`
+
+A model thinned to the n_eff of another (`thin`) has k90 (L,) and n_eff (L,), the one aimed at.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from npmoe.data.text import kneser_ney, unigram
+from npmoe.geometry import association
+from npmoe.geometry.overlap import jaccard, top_p
+from npmoe.geometry.pca import n_eff
+from npmoe.geometry.spectra import cosines, defined_mean, k_at, share
+from npmoe.model.language import evaluate
+from npmoe.probe import function, router, usage
+from npmoe.probe.language import sites
+from npmoe.probe.null import shuffled, thinned
+from npmoe.probe.representation import WEIGHTINGS, routed_pca
+from npmoe.probe.site import Router, Site
+from npmoe.reproduce.natural_language.config import Config, Measured, Stage, Thinned
+from npmoe.reproduce.natural_language.rollouts import rollouts
+from npmoe.reproduce.natural_language.text import prepared, windows_of
+from npmoe.reproduce.natural_language.trained import build, generator, model_at
+
+__all__ = ["TOP", "compute", "found_sites", "thin"]
+
+Array = np.ndarray
+Arrays = dict[str, Array]
+
+TOP = 0.8  # share that a top-P set holds, as MY has it
+PAIRED = 320  # tokens of which all pairs are compared
+
+
+def found_sites(config: Config, arrays: Mapping[str, Array] | None) -> list[Site]:
+    """The Sites of a model on held-out text: n tokens, sequence after sequence."""
+    data = prepared(config)
+    ids, _ = windows_of(data.heldout.ids, config.T, config.tokens // config.T)
+    document, _ = windows_of(data.heldout.document, config.T, config.tokens // config.T)
+    return list(sites(model_at(config, arrays), ids, {"document": document.ravel()}))
+
+
+def some(site: Site, rows: Array | slice) -> Site:
+    """The Site of some of its tokens."""
+    return replace(
+        site,
+        x=site.x[rows],
+        gates=site.gates[rows],
+        chosen=None if site.chosen is None else site.chosen[rows],
+        before=None,
+        labels={name: label[rows] for name, label in site.labels.items()},
+    )
+
+
+def compute(config: Measured, read: Mapping[Stage, Mapping[str, Array]]) -> Arrays:
+    """Measure the model of a config; the work of one run."""
+    of = config.model
+    stages = config.reads()
+    followed = [found_sites(of, None), *(found_sites(of, read[stage]) for stage in stages)]
+    first, last = followed[0], followed[-1]
+    out = {
+        "steps": np.array([0, *(stage.until for stage in stages)]),
+        "loss": np.array([_untrained(of), *(float(read[stage]["held"].mean()) for stage in stages)]),
+        "train loss": np.concatenate([read[stage]["loss"][:-1] for stage in stages]),
+        "layer norms": np.array([[_layer(site, of) for site in here] for here in followed]),
+        **_function(first, last, of),
+        **_representation(last, of),
+    }
+    if of.E > 1:
+        out |= _routing(first, last, of)
+    if 1 < of.E != of.k:
+        out |= rollouts(of, read[stages[-1]])
+    if of.E == 1 and not of.lean:
+        out |= _baselines(of)
+    return out
+
+
+def _untrained(config: Config) -> float:
+    """Held-out loss before training, on the tokens that `held` losses are of."""
+    ids, targets = windows_of(prepared(config).heldout.ids, config.T, config.held)
+    return float(evaluate(build(config), ids, targets).mean())
+
+
+def _layer(site: Site, config: Config) -> Array:
+    experts, whole, _ = function.layer_norms(some(site, slice(config.spectra)))
+    return np.stack([experts, whole])
+
+
+def _function(first: list[Site], last: list[Site], config: Config) -> Arrays:
+    found: dict[str, list[Any]] = {"norms": [], "cosines": []}
+    if config.expert == "gelu":
+        found["curvature"] = []
+    for here in (first, last):
+        surveys = [function.survey(site, tokens=False) for site in here]
+        found["norms"].append([survey.norms for survey in surveys])
+        found["cosines"].append([cosines(survey.means) for survey in surveys])
+        if "curvature" in found:
+            found["curvature"].append([function.curvature(site) for site in here])
+    out = {name: np.array(values) for name, values in found.items()}
+    if config.E > 1:
+        rng = generator(config.seed, "null")
+        out["shuffled cosines"] = np.array(
+            [[cosines(function.mean_jacobians(shuffled(site, rng))) for site in last] for _ in range(config.draws)]
+        )
+    return out
+
+
+def _representation(last: list[Site], config: Config) -> Arrays:
+    weightings = WEIGHTINGS[:1] if config.lean else WEIGHTINGS
+    values = np.array([[routed_pca(site, w).eigenvalues for site in last] for w in weightings])  # (weighting, L, E, d)
+    out = {"k90": k_at(values), "cum10": share(values, 10), "n_eff": np.array([n_eff(site.gates) for site in last])}
+    if config.E > 1:
+        rng = generator(config.seed, "null", 1)
+        draws = []
+        for _ in range(config.draws):
+            null = [shuffled(site, rng) for site in last]
+            eigenvalues = np.array([[routed_pca(site, w).eigenvalues for site in null] for w in weightings])
+            draws.append([defined_mean(k_at(eigenvalues)), defined_mean(share(eigenvalues, 10))])
+        out["shuffled k90"], out["shuffled cum10"] = np.moveaxis(np.array(draws), 1, 0)
+    return out
+
+
+def thin(config: Thinned, read: Mapping[Stage, Mapping[str, Array]]) -> Arrays:
+    """Components of a model's routed states on as few effective tokens as another has; the work of one run."""
+    one, other = config.reads()
+    rng = generator(config.model.seed, "thin")
+    k90, aimed = [], []
+    pairs = zip(found_sites(config.model, read[one]), found_sites(config.to, read[other]), strict=True)
+    for site, to in pairs:
+        target = min(float(n_eff(to.gates).mean()), float(n_eff(site.gates).mean()))
+        drawn = [thinned(replace(site, before=None), target, rng) for _ in range(config.model.draws)]
+        k90.append(np.mean([defined_mean(k_at(routed_pca(kept).eigenvalues)) for kept in drawn]))
+        aimed.append(target)
+    return {"k90": np.array(k90), "n_eff": np.array(aimed)}
+
+
+# ---- routing ---------------------------------------------------------------------------------------------------------
+
+
+def _routing(first: list[Site], last: list[Site], config: Config) -> Arrays:
+    E = config.E
+    sets = [usage.usage(site, "sets" if config.k < E else "gates") for site in last]
+    out = {"share": np.array([P.sum(axis=0) / P.sum() for P in sets])}
+    responses = [[router.mean_response(site) for site in here] for here in (first, last)]
+    out["response"] = np.array([[tuple(r) for r in here] for here in responses])
+    out["size"] = np.array([[_size(site) for site in here] for here in (first, last)])
+    if config.k == E:
+        return out
+    out |= _mantel(first, last, config)
+    out["unrelated"], out["unrelated floor"] = np.array([_unrelated(site) for site in last]).T
+    pairs = _pairs_of_tokens(last[0], config)
+    same = np.array([[_overlaps(site, pairs) for site in here] for here in (first, last)])  # (2, L, 2)
+    out["same token"], out["other token"] = same[..., 0], same[..., 1]
+    found = np.array([_explained(site, config) for site in last])  # (L, 2, 3)
+    out["explained"], out["explained null"] = np.moveaxis(found, 0, -1)
+    return out
+
+
+def _size(site: Site) -> float:
+    W = site.router.effective  # type: ignore[union-attr]
+    return float(np.linalg.norm(W - W.mean(axis=0)))
+
+
+def _mantel(first: list[Site], last: list[Site], config: Config) -> Arrays:
+    """Correlations over pairs of tokens and of sequences, (2, L) each; the first token of a sequence is left out."""
+    rng = generator(config.seed, "pairs")
+    later = np.flatnonzero(last[0].labels["position"] > 0)
+    rows = np.sort(rng.choice(later, min(PAIRED, len(later)), replace=False))
+    null = generator(config.seed, "null", 2)
+
+    def of(here: list[Site]) -> Array:
+        return np.array([_correlations(site, rows, later) for site in here]).T
+
+    random, permuted = [], []
+    for _ in range(config.draws):
+        random.append(of([_routed_by(site, _like(site, null)) for site in last]))
+        permuted.append(of([_routed_by(site, _matrix(site)[:, null.permutation(config.d)]) for site in last]))
+    return {
+        "mantel": of(last),
+        "mantel start": of(first),
+        "mantel random": np.array(random),
+        "mantel permuted": np.array(permuted),
+    }
+
+
+def _matrix(site: Site) -> Array:
+    return site.router.matrix  # type: ignore[union-attr]
+
+
+def _like(site: Site, rng: np.random.Generator) -> Array:
+    """A random router as sharp as this one: |C W|_F is kept."""
+    W = _matrix(site)
+    other = rng.standard_normal(W.shape)
+    return other * np.linalg.norm(W - W.mean(axis=0)) / np.linalg.norm(other - other.mean(axis=0))
+
+
+def _routed_by(site: Site, W: Array) -> Site:
+    """The same hidden states behind another router."""
+    moe = replace(site.router.moe, router=W)  # type: ignore[union-attr]
+    gates, chosen = moe.route(site.x)
+    return replace(site, gates=gates, chosen=chosen, router=Router(moe))
+
+
+def _correlations(site: Site, rows: Array, later: Array) -> tuple[float, float]:
+    few, kept = some(site, rows), some(site, later)
+    rng = np.random.default_rng(0)  # one permutation, which nothing reads
+    tokens = association.mantel(usage.hidden_similarity(few), usage.similarity(few, "set_overlap"), rng, 1)
+    sequences = association.mantel(
+        usage.hidden_similarity(kept, "cosine", "sequence"), usage.similarity(kept, "cosine", "sequence"), rng, 1
+    )
+    return tokens.r, sequences.r
+
+
+def _unrelated(site: Site) -> tuple[float, float]:
+    """Jaccard of top-P sets of sequences from different documents, and of two halves of a sequence: mean over pairs."""
+    T = int(site.labels["position"].max()) + 1
+    later = some(site, site.labels["position"] > 0)
+    _, P = usage.frequencies(later, "sequence")
+    document = site.labels["document"].reshape(-1, T)
+    sets = top_p(P, TOP)
+    i, j = np.triu_indices(len(P), 1)
+    apart = document[i, 0] != document[j, 0]
+    apart &= (document[i, -1] != document[j, 0]) & (document[i, 0] != document[j, -1])
+    both = jaccard(sets[i[apart]], sets[j[apart]]) if apart.any() else np.array([np.nan])
+    odd = later.labels["position"] % 2
+    halves = [usage.frequencies(some(later, odd == side), "sequence")[1] for side in (0, 1)]
+    return float(np.mean(both)), float(np.mean(jaccard(*(top_p(half, TOP) for half in halves))))
+
+
+def _pairs_of_tokens(site: Site, config: Config) -> tuple[Array, Array, Array, Array]:
+    """Pairs of equal tokens in different sequences, and as many pairs of different tokens in different sequences."""
+    rng = generator(config.seed, "pairs", 1)
+    token, sequence, position = (site.labels[name] for name in ("token", "sequence", "position"))
+    later = np.flatnonzero(position > 0)
+    i, j = rng.choice(later, (2, 200_000))
+    apart = sequence[i] != sequence[j]
+    equal = np.flatnonzero(apart & (token[i] == token[j]))
+    # no word in more than its share of pairs: the most frequent would be all that is seen
+    _, first = np.unique(np.stack([token[i[equal]], sequence[i[equal]]]), axis=1, return_index=True)
+    equal = np.sort(equal[first])
+    other = np.flatnonzero(apart & (token[i] != token[j]))[: len(equal)]
+    return i[equal], j[equal], i[other], j[other]
+
+
+def _overlaps(site: Site, pairs: tuple[Array, Array, Array, Array]) -> tuple[float, float]:
+    on = usage.usage(site)
+    k = site.chosen.shape[1]  # type: ignore[union-attr]
+    i, j, a, b = pairs
+    return float((on[i] * on[j]).sum(axis=1).mean() / k), float((on[a] * on[b]).sum(axis=1).mean() / k)
+
+
+def _explained(site: Site, config: Config) -> tuple[list[float], list[float]]:
+    """How much of the choice token, position and document explain: information over the choice's entropy, and the same
+    with the choices of tokens permuted."""
+    chosen = np.asarray(site.chosen)
+    rng = generator(config.seed, "null", 3)
+    labels = [site.labels[name] for name in ("token", "position", "document")]
+    found = [_information(label, chosen, config.E) for label in labels]
+    order = [rng.permutation(len(chosen)) for _ in range(max(1, config.draws // 4))]
+    null = [float(np.mean([_information(label, chosen[o], config.E) for o in order])) for label in labels]
+    return found, null
+
+
+def _information(label: Array, chosen: Array, E: int) -> float:
+    _, at = np.unique(label, return_inverse=True)
+    table = np.zeros((at.max() + 1, E), np.int64)
+    np.add.at(table, (np.repeat(at, chosen.shape[1]), chosen.ravel()), 1)
+    share = table.sum(axis=0) / table.sum()
+    entropy = float(-(share[share > 0] * np.log(share[share > 0])).sum())
+    return float(association.mutual_information(table)) / entropy if entropy > 0 else float("nan")
+
+
+# ---- baselines -------------------------------------------------------------------------------------------------------
+
+
+def _baselines(config: Config) -> Arrays:
+    """Unigram, and Kneser-Ney bigram and trigram, on the very tokens that the model is judged on."""
+    data = prepared(config)
+    _, targets = windows_of(data.heldout.ids, config.T, config.held)
+    ids = data.heldout.ids[: targets.size + 1]
+    return {
+        "baselines": np.array(
+            [
+                unigram(data.train.ids, ids, config.V),
+                kneser_ney(data.train.ids, ids, config.V, 2),
+                kneser_ney(data.train.ids, ids, config.V, 3),
+            ]
+        ),
+        "unknown": np.array(data.vocabulary.unknown(ids)),
+    }

@@ -1,0 +1,67 @@
+"""The text of a run: which one there is, its vocabulary, its training and held-out streams."""
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from npmoe.calculus.words import one_line
+from npmoe.data.text import Corpus, Stream, Vocabulary, open_corpus, stream
+from npmoe.reproduce.natural_language.config import Config, Text
+
+__all__ = ["Prepared", "found", "prepared", "windows_of"]
+
+
+class Prepared(NamedTuple):
+    """A corpus as ids: its vocabulary, and the training and held-out streams."""
+
+    corpus: Corpus
+    vocabulary: Vocabulary
+    train: Stream
+    heldout: Stream
+
+    def __repr__(self) -> str:
+        return one_line(self)
+
+
+@lru_cache(maxsize=2)
+def _opened(path: str) -> Corpus:
+    return open_corpus(Path(path) if path else None)
+
+
+def found(path: Path | None) -> Text:
+    """The text that a call names, or the one that is found by itself, by name and digest.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError : as `npmoe.data.text.open_corpus`.
+    """
+    corpus = _opened("" if path is None else str(path))
+    words = hashlib.sha256()
+    for part in (corpus.train, corpus.heldout):
+        for document in part:
+            words.update(document.text.encode() + b"\0")
+        words.update(b"\1")
+    return Text("" if path is None else str(path), corpus.name, words.hexdigest()[:16])
+
+
+@lru_cache(maxsize=2)
+def _prepared(text: Text, V: int) -> Prepared:
+    corpus = _opened(text.path)
+    if found(Path(text.path) if text.path else None).digest != text.digest:
+        raise ValueError(f"expected the text {text.name!r} as it was when this run was planned; it has changed")
+    vocabulary = Vocabulary.train(corpus, V)
+    return Prepared(corpus, vocabulary, stream(corpus.train, vocabulary), stream(corpus.heldout, vocabulary))
+
+
+def prepared(config: Config) -> Prepared:
+    """The corpus of a config as ids."""
+    return _prepared(config.text, config.V)
+
+
+def windows_of(ids: np.ndarray, T: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most so many consecutive windows (m, T) and the words that follow each token."""
+    m = min(most, (len(ids) - 1) // T)
+    return ids[: m * T].reshape(m, T), ids[1 : m * T + 1].reshape(m, T)
