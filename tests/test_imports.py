@@ -45,9 +45,10 @@ AT_THE_TOP = {
 }
 INSIDE = {
     "sweep": {"distributed"},
+    "data": {"tokenizers"},
     "verify": {"torch", "jax"},
     "battery": {"torch", "jax", "autograd", "mpmath", "transformers"},
-    "checkpoint": {"safetensors"},
+    "checkpoint": {"safetensors", "ml_dtypes", "tokenizers"},
 }
 
 

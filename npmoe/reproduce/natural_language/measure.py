@@ -56,11 +56,13 @@ PAIRED = 320  # tokens of which all pairs are compared
 
 
 def found_sites(config: Config, arrays: Mapping[str, Array] | None) -> list[Site]:
-    """The Sites of a model on held-out text: n tokens, sequence after sequence."""
+    """The Sites of a model on held-out text: n tokens, sequence after sequence, two neighbours from each place."""
     data = prepared(config)
-    ids, _ = windows_of(data.heldout.ids, config.T, config.tokens // config.T)
-    document, _ = windows_of(data.heldout.document, config.T, config.tokens // config.T)
-    return list(sites(model_at(config, arrays), ids, {"document": document.ravel()}))
+    ids, document = (windows_of(of, config.T, len(of))[0] for of in (data.heldout.ids, data.heldout.document))
+    # spread over all of the text: the first sequences would be of one document
+    starts = np.linspace(0, len(ids) - 2, max(1, min(config.tokens // config.T, len(ids)) // 2)).astype(int)
+    rows = np.unique(np.concatenate([starts, starts + 1]))
+    return list(sites(model_at(config, arrays), ids[rows], {"document": document[rows].ravel()}))
 
 
 def some(site: Site, rows: Array | slice) -> Site:
