@@ -27,6 +27,11 @@ COMMANDS = {
         "test papers' claims over several seeds, against null models",
         "npmoe reproduce SC1.8 --why",
     ),
+    "language": Command(
+        "npmoe.language.command",
+        "train a mixture-of-experts language model on text, and let it write",
+        "npmoe language train --steps 200",
+    ),
     "verify": Command(
         "npmoe.verify.__main__",
         "check other frameworks' gradients and Jacobians, and your own files",

@@ -28,6 +28,7 @@ ROOMS = {
     "testing": {"verify"},
     "battery": {"", "calculus", "files", "model", "convert", "verify", "report"},
     "checkpoint": {"", "calculus", "files", "model", "convert", "probe"},
+    "language": {"calculus", "files", "model", "data"},
     "front": {"convert", "battery"},
     "__main__": {""},
     "": {"model", "probe"},
@@ -41,6 +42,7 @@ AT_THE_TOP = {
     "sweep": {"numpy", "threadpoolctl", "tqdm"},
     "report": {"numpy", "jinja2"},
     "reproduce": {*CORE, "tqdm", "threadpoolctl"},
+    "language": {*CORE, "tqdm"},
     "battery": {*CORE, "tqdm"},
 }
 INSIDE = {
@@ -48,7 +50,7 @@ INSIDE = {
     "data": {"tokenizers"},
     "verify": {"torch", "jax"},
     "battery": {"torch", "jax", "autograd", "mpmath", "transformers"},
-    "checkpoint": {"safetensors", "ml_dtypes", "tokenizers"},
+    "checkpoint": {"tokenizers"},
 }
 
 

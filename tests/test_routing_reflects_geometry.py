@@ -285,9 +285,6 @@ def test_every_claim_has_its_numbers(runs):
     assert found["MY.1a"].verdict == "proved"
     assert found["MY.1b"].verdict == "refuted"
     assert found["SC2.5"].verdict == "proved"
-    untested = ("MY.5", "MY.6", "MY.7", "MY.8", "MY.9")
-    assert {found[id].verdict for id in untested} == {"not tested"}
-    assert not any(found[id].readings for id in untested)
     assert "Counter-example: seed" in found["MY.1b"].as_json()["rule"]
 
 

@@ -184,6 +184,16 @@ def test_rotary_products_depend_on_differences_alone(rng):
     close(rotate(rotate(a, 1e4, 9), 1e4, 9, -1), a, ROUNDING)
 
 
+def test_frequencies_may_stand_in_the_place_of_their_base(rng):
+    by_base = ATTENTIONS["rotary"](rng)
+    by_hand = replace(by_base, rotary=tuple(float(100.0 ** (-2 * i / 4)) for i in range(2)))
+    x = rng.standard_normal((6, 6))
+    close(by_hand.forward(x)[0], by_base.forward(x)[0], ROUNDING)
+    assert not np.allclose(replace(by_base, rotary=(1.0, 0.3)).forward(x)[0], by_base.forward(x)[0])
+    with pytest.raises(ValueError, match="expected 2 rotary frequencies for heads of width 4; got 3"):
+        replace(by_base, rotary=(1.0, 0.1, 0.01))
+
+
 def test_bad_attention_is_named(rng):
     good = attention(rng)
     with pytest.raises(ValueError, match="groups that divide heads"):

@@ -17,7 +17,7 @@ from npmoe.calculus import check, tree, words
 from npmoe.calculus.products import matmul
 from npmoe.calculus.words import one_line
 
-__all__ = ["Attention", "AttentionTrace", "Cache", "rotate"]
+__all__ = ["Attention", "AttentionTrace", "Cache", "frequencies", "rotate"]
 
 Array = np.ndarray
 
@@ -59,7 +59,7 @@ class Attention:
     Wq, Wk, Wv, Wo : arrays (H c, d), (G c, d), (G c, d), (d, H c).
     heads : H.
     groups : G, a divisor of H; queries h q .. h q + q - 1 read the keys of group h.
-    rotary : base of the rotary positions (theta), or None without.
+    rotary : base of the rotary positions (theta), their frequencies themselves (c/2 numbers), or None without.
     bq, bk, bv, bo : arrays (H c,), (G c,), (G c,), (d,), or None.
 
     Raises
@@ -83,7 +83,7 @@ class Attention:
     Wo: Array
     heads: int
     groups: int
-    rotary: float | None = None
+    rotary: float | tuple[float, ...] | None = None
     bq: Array | None = None
     bk: Array | None = None
     bv: Array | None = None
@@ -106,9 +106,12 @@ class Attention:
             if getattr(self, name) is not None:
                 check.shaped(name, getattr(self, name), (width,), "Attention")
         if self.rotary is not None:
-            check.positive("rotary", self.rotary)
             if c % 2:
                 raise ValueError(f"expected heads of even width, which rotary positions pair up; got width {c}")
+            if not isinstance(self.rotary, tuple):
+                check.positive("rotary", self.rotary)
+            elif len(self.rotary) != c // 2:
+                raise ValueError(f"expected {c // 2} rotary frequencies for heads of width {c}; got {len(self.rotary)}")
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -205,12 +208,20 @@ class Attention:
     def __repr__(self) -> str:
         parts = [f"{self.heads} heads of {self.head}"]
         parts += [f"{self.groups} groups"] * (self.groups != self.heads)
-        parts += [f"rotary {self.rotary:g}"] * (self.rotary is not None)
+        if self.rotary is not None:
+            parts.append("rotary by frequencies" if isinstance(self.rotary, tuple) else f"rotary {self.rotary:g}")
         return f"Attention({self.Wq.shape[1]}: {', '.join(parts)}, {words.dtype_of(tree.leaves(self))})"
 
 
-def rotate(z: Array, theta: float, start: int = 0, sign: int = 1) -> Array:
+def frequencies(theta: float, c: int) -> Array:
+    """theta^(-2 i/c), the angle by which a token's pair i is turned for each position, (c/2,)."""
+    return theta ** (-np.arange(0, c, 2) / c)
+
+
+def rotate(z: Array, theta: float | tuple[float, ...], start: int = 0, sign: int = 1) -> Array:
     """Turn each pair (z_i, z_{i + c/2}) of the token at position p by the angle p theta^(-2 i/c), (..., T, c).
+
+    In the place of theta stand the frequencies themselves, where a model has others.
 
     Examples
     --------
@@ -233,9 +244,9 @@ def rotate(z: Array, theta: float, start: int = 0, sign: int = 1) -> Array:
 
 
 @lru_cache(maxsize=64)
-def _angles(T: int, c: int, theta: float, start: int, dtype: np.dtype) -> tuple[Array, Array]:
+def _angles(T: int, c: int, theta: float | tuple[float, ...], start: int, dtype: np.dtype) -> tuple[Array, Array]:
     """cos and sin (T, c/2), computed in float64."""
-    rate = theta ** (-np.arange(0, c, 2) / c)
+    rate = np.array(theta) if isinstance(theta, tuple) else frequencies(theta, c)
     angle = np.arange(start, start + T)[:, None] * rate
     return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
 

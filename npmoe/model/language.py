@@ -91,7 +91,7 @@ class Progress(NamedTuple):
 class Step(NamedTuple):
     """One step: its number, the loss of its batch, the gradient's norm before clipping, and the model in front of it.
 
-    The last one carries the progress from which training goes on, others None.
+    The last one carries the progress from which training goes on, and no norm: there is no step after it.
     """
 
     step: int
@@ -155,15 +155,17 @@ def _train(model: Transformer, batches: Batches, recipe: Recipe, start: Progress
     matrices = _matrices(model)
     for step in range(start.step, end + 1):
         model = unflatten(theta)
+        if step == end:
+            value = float(loss(model, *batches(step)).mean())
+            yield Step(step, value, math.nan, model, Progress(step, theta, state.m, state.v))
+            return
         value, gradient = flat_gradient(model, *batches(step), recipe.balances)
         norm = math.sqrt(float(np.dot(gradient, gradient)))
         if not (math.isfinite(value) and math.isfinite(norm)):
             raise FloatingPointError(
                 f"expected a finite loss and gradient at step {step}; got {value} and {norm}: try a smaller lr"
             )
-        yield Step(step, value, norm, model, Progress(step, theta, state.m, state.v) if step == end else None)
-        if step == end:
-            return
+        yield Step(step, value, norm, model, None)
         if norm > recipe.clip:
             gradient *= gradient.dtype.type(recipe.clip / norm)
         rate = recipe.rate(step)

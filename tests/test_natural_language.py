@@ -1,0 +1,348 @@
+"""SC2, and MY on a language model: stages, what is measured by a second route, and what each statistic says."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from cases import ROUNDING, close
+
+from npmoe.calculus import tree
+from npmoe.data.text import batches
+from npmoe.geometry.spectra import k_at
+from npmoe.model.language import evaluate, train
+from npmoe.probe.function import NORMS
+from npmoe.reproduce import __main__ as command
+from npmoe.reproduce.experiment import Models, Run
+from npmoe.reproduce.natural_language import SC2, measure, rollouts
+from npmoe.reproduce.natural_language.config import QUICK, Authors, Measured, Stage, Thinned, stages
+from npmoe.reproduce.natural_language.text import found, prepared, windows_of
+from npmoe.reproduce.natural_language.trained import build, model_at, recipe, stage
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Documents of different words, so that routing has something to follow."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("text")
+    for i in range(24):
+        words = [f"w{j}" for j in rng.integers(10 * (i % 4), 10 * (i % 4) + 25, 120)]
+        (path / f"{i:02d}.txt").write_text(" ".join(words))
+    return found(path)
+
+
+@pytest.fixture(scope="module")
+def config(text):
+    return replace(QUICK, text=text, V=60, steps=12, parts=3, tokens=160, spectra=40, held=8)
+
+
+@pytest.fixture(scope="module")
+def runs(config):
+    """Stages and measures of top-2, soft and dense, as the sweep computes them."""
+    done = {}
+    for change in ({}, {"k": config.E}, {"E": 1, "k": 1}):
+        model = replace(config, **change)
+        for part in stages(model):
+            done[part] = stage(part, {before: done[before] for before in part.reads()})
+        done[Measured(model)] = measure.compute(Measured(model), done)
+    return done
+
+
+@pytest.fixture(scope="module")
+def top2(config, runs):
+    return runs[Measured(config)]
+
+
+@pytest.fixture(scope="module")
+def last(config, runs):
+    return measure.found_sites(config, runs[stages(config)[-1]])
+
+
+# ---- text and stages -------------------------------------------------------------------------------------------------
+
+
+def test_the_text_is_named_by_its_words(text, tmp_path):
+    assert text.name
+    (tmp_path / "a.txt").write_text("one two three four five " * 40)
+    one = found(tmp_path / "a.txt")
+    assert one.digest != text.digest
+    assert len(one.digest) == 16
+
+
+def test_windows_follow_one_another():
+    ids, targets = windows_of(np.arange(23), 5, 3)
+    np.testing.assert_array_equal(ids, np.arange(15).reshape(3, 5))
+    np.testing.assert_array_equal(targets, ids + 1)
+    assert windows_of(np.arange(23), 5, 99)[0].shape == (4, 5)
+
+
+def test_stages_are_one_training(config, runs):
+    """Three stages, each of which reads the one before, end with the very bytes of a training at once."""
+    assert [part.until for part in stages(config)] == [4, 8, 12]
+    data = prepared(config)
+    *steps, end = train(build(config), batches(data.train, config.B, config.T, config.seed), recipe(config))
+    whole = np.concatenate([runs[part]["loss"][:-1] for part in stages(config)])
+    np.testing.assert_array_equal(whole, [step.loss for step in steps])
+    assert tree.flatten(end.model).tobytes() == runs[stages(config)[-1]]["theta"].tobytes()
+    held = evaluate(end.model, *windows_of(data.heldout.ids, config.T, config.held))
+    close(runs[stages(config)[-1]]["held"], held, ROUNDING)
+    assert stages(config)[1].label == "top-2 language model, seed 0, steps 4 to 8"
+
+
+def test_models_of_a_seed_see_the_same_batches_and_mixtures_start_alike(config):
+    top, soft = build(config), build(replace(config, k=config.E))
+    assert tree.flatten(top).tobytes() == tree.flatten(soft).tobytes()
+    assert tree.flatten(build(replace(config, seed=1))).tobytes() != tree.flatten(top).tobytes()
+
+
+# ---- what is measured ------------------------------------------------------------------------------------------------
+
+
+def test_held_out_sequences_come_from_all_of_the_text(config, last):
+    documents = np.unique(last[0].labels["document"])
+    assert len(documents) > 1
+    assert last[0].n <= config.tokens
+    sequences = last[0].labels["token"].reshape(-1, config.T)
+    stream = prepared(config).heldout.ids
+    every = windows_of(stream, config.T, 10**6)[0]
+    assert all((every == row).all(axis=1).any() for row in sequences)
+
+
+@pytest.mark.parametrize(("change", "term"), [({}, 0), ({}, 1), ({"E": 1, "k": 1}, 0)])
+def test_layer_norms_are_those_of_the_jacobians(change, term, config, runs):
+    model = replace(config, **change)
+    found = runs[Measured(model)]["layer norms"]
+    for at, part in enumerate((None, *stages(model))):
+        whole = model_at(model, None if part is None else runs[part])
+        for i, site in enumerate(measure.found_sites(model, None if part is None else runs[part])):
+            x, feed = site.x[: config.spectra], whole.blocks[i].feed
+            J = feed.jacobian(x) if term or model.E == 1 else feed.expert_jacobian(x)
+            sigma = np.linalg.svd(J, compute_uv=False)[:, 0]
+            close(found[at, i, term, NORMS.index("sigma token")], sigma.mean(), 1e-9)
+            close(found[at, i, term, NORMS.index("frob token")], np.linalg.norm(J, axis=(1, 2)).mean(), 1e-9)
+
+
+def test_components_and_usage_are_those_of_the_sites(config, top2, last):
+    for i, site in enumerate(last):
+        for e in range(config.E):
+            g = site.gates[:, e]
+            if not g.any():
+                continue
+            x = site.x - np.average(site.x, axis=0, weights=g)
+            C = (x * g[:, None]).T @ x / g.sum()
+            assert top2["k90"][0, i, e] == k_at(np.maximum(np.linalg.eigvalsh(C), 0)[::-1])
+        counts = np.bincount(site.chosen.ravel(), minlength=config.E)
+        close(top2["share"][i], counts / counts.sum(), ROUNDING)
+
+
+def test_unrelated_sequences_by_hand(config, top2, last):
+    """Jaccard of top-80 % sets, pair by pair, first tokens left out."""
+    for i, site in enumerate(last):
+        chosen = site.chosen.reshape(-1, config.T, config.k)[:, 1:]
+        document = site.labels["document"].reshape(-1, config.T)
+        sets = []
+        for row in chosen:
+            counts = np.bincount(row.ravel(), minlength=config.E)
+            order = sorted(range(config.E), key=lambda e: (-counts[e], e))
+            kept, mass = set(), 0
+            for e in order:
+                if mass >= 0.8 * counts.sum() - 1e-9:
+                    break
+                kept.add(e)
+                mass += counts[e]
+            sets.append(kept)
+        found = [
+            len(sets[a] & sets[b]) / len(sets[a] | sets[b])
+            for a in range(len(sets))
+            for b in range(a)
+            if not {document[a, 0], document[a, -1]} & {document[b, 0], document[b, -1]}
+        ]
+        close(top2["unrelated"][i], np.mean(found), 1e-12)
+
+
+def test_pairs_of_tokens_are_what_they_are_called(config, last):
+    i, j, a, b = measure._pairs_of_tokens(last[0], config)
+    token, sequence, position = (last[0].labels[name] for name in ("token", "sequence", "position"))
+    assert (token[i] == token[j]).all()
+    assert (token[a] != token[b]).all()
+    for one, other in ((i, j), (a, b)):
+        assert (sequence[one] != sequence[other]).all()
+        assert (position[one] > 0).all()
+        assert (position[other] > 0).all()
+    assert len({(t, s) for t, s in zip(token[i], sequence[i], strict=True)}) == len(i), "no word counts twice"
+
+
+def test_a_choice_that_follows_the_token_is_explained_by_it(config, last):
+    site = last[0]
+    token = site.labels["token"]
+    chosen = np.stack([token % config.E, (token + 1) % config.E], axis=1)
+    explained, null = measure._explained(replace(site, chosen=chosen), config)
+    every = np.bincount(chosen.ravel(), minlength=config.E) / chosen.size
+    entropy = -(every[every > 0] * np.log(every[every > 0])).sum()
+    # given the token two experts are alike: log 2 of the entropy is left
+    close(explained[0], (entropy - np.log(2)) / entropy, 1e-9)
+    assert null[0] < explained[0]
+
+
+def test_thinned_models_have_the_n_eff_that_was_aimed_at(config, runs):
+    dense = replace(config, E=1, k=1)
+    thin = measure.thin(Thinned(dense, config), {part: runs[part] for part in Thinned(dense, config).reads()})
+    for aimed, site in zip(thin["n_eff"], measure.found_sites(config, runs[stages(config)[-1]]), strict=True):
+        g = site.gates[:, site.gates.any(axis=0)]
+        every = np.zeros(site.E)
+        every[site.gates.any(axis=0)] = g.sum(axis=0) ** 2 / (g**2).sum(axis=0)
+        close(aimed, every.mean(), 1e-12)
+    assert (thin["k90"] <= runs[Measured(dense)]["k90"][0, :, 0] + 1e-9).all()
+
+
+# ---- prompts and rollouts --------------------------------------------------------------------------------------------
+
+
+def test_a_pruned_model_uses_what_is_kept_and_nothing_else(config, runs):
+    model = model_at(config, runs[stages(config)[-1]])
+    kept = {1: np.array([0, 2]), 2: np.array([1, 3])}
+    pruned = rollouts._kept(model, kept)
+    x = np.random.default_rng(0).standard_normal((50, config.d))
+    with np.errstate(under="ignore"):
+        for i, experts in kept.items():
+            gates, chosen = pruned.blocks[i].feed.route(x)
+            assert set(chosen.ravel()) <= set(experts.tolist())
+            close(gates.sum(axis=1), np.ones(50), 1e-12)
+    assert pruned.blocks[0] is model.blocks[0]
+    ids = rollouts.prompts_of(config, 6, 8)
+    whole = rollouts._losses(model, ids, 4)
+    every = rollouts._kept(model, {i: np.arange(config.E) for i in range(3)})
+    close(rollouts._losses(every, ids, 4), whole, 1e-12)
+    losses = evaluate(model, ids[:, :-1], ids[:, 1:])
+    close(whole, (losses[:, :3].mean(), losses[:, 3:].mean()), 1e-12)
+
+
+def test_prompts_are_of_the_held_out_text_and_do_not_overlap(config):
+    prompts = rollouts.prompts_of(config, 8, 5)
+    ids = prepared(config).heldout.ids
+    at = [next(s for s in range(0, len(ids), 5) if (ids[s : s + 5] == p).all()) for p in prompts]
+    assert len(set(at)) == 8
+
+
+def test_kinds_of_pairs_of_texts_by_hand():
+    rng = np.random.default_rng(1)
+    sets = rng.random((2, 12, 5)) < 0.6
+    sets[:, :, 0] = True
+    q, a = np.tile(np.arange(2), 6), np.repeat(np.arange(3), 4)
+    found = rollouts._by_kind(sets, q, a)
+    for layer in range(2):
+        want = {kind: [] for kind in ((True, True), (True, False), (False, True), (False, False))}
+        for i in range(12):
+            for j in range(i):
+                both, either = sets[layer, i] & sets[layer, j], sets[layer, i] | sets[layer, j]
+                want[q[i] == q[j], a[i] == a[j]].append(both.sum() / either.sum())
+        close(found[layer], [np.mean(values) for values in want.values()], 1e-12)
+    again = rollouts._permuted(q, a, rng)
+    for author in range(3):
+        assert sorted(again[a == author]) == sorted(q[a == author])
+
+
+def test_authors_write_and_the_first_reads(config, runs):
+    other = replace(config, seed=1)
+    done = dict(runs)
+    for part in stages(other):
+        done[part] = stage(part, {before: done[before] for before in part.reads()})
+    authors = Authors((config, other))
+    found = rollouts.authors(authors, {part: done[part] for part in authors.reads()})
+    assert found["authors"].shape == (3, 4)
+    assert found["authors null"].shape == (config.draws, 3, 4)
+    assert ((found["authors"] > 0) & (found["authors"] <= 1)).all()
+    assert ((found["authors chance"] > 0) & (found["authors chance"] <= 1)).all()
+
+
+# ---- statistics ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def models(config, runs):
+    """One seed's runs by role, whose arrays a test may change."""
+    dense, soft = replace(config, E=1, k=1), replace(config, k=config.E)
+    of = {"top2": config, "soft": soft, "dense": dense, "balanced": config, "wide": dense}
+    found = {role: Run(model, dict(runs[Measured(model)])) for role, model in of.items()}
+    for role, model, to in (("dense", dense, config), ("soft", soft, config)):
+        thin = Thinned(model, to)
+        arrays = measure.thin(thin, {part: runs[part] for part in thin.reads()})
+        found[f"{role} at the n_eff of top2"] = Run(None, arrays)
+    table = np.full((3, 4), 0.5)
+    found["authors"] = Run(
+        None, {"authors": table, "authors null": np.array([table] * 2), "authors chance": table[:, 0]}
+    )
+    return Models(0, found)
+
+
+def primary(id):
+    return next(spec for spec in SC2.experiment.specs if spec.id == id).ways[0]
+
+
+@pytest.mark.parametrize(
+    ("id", "role", "array", "change", "moves"),
+    [
+        ("SC2.1", "top2", "layer norms", lambda a: a / 2, np.log(2)),
+        ("SC2.1", "dense", "layer norms", lambda a: a * 3, np.log(3)),
+        ("SC2.2", "top2", "cosines", lambda a: a / 2, np.log(2)),
+        ("SC2.3", "top2", "k90", lambda a: a * 2, np.log(2)),
+        ("SC2.4", "top2", "k90", lambda a: a - 1, 1.0),
+        ("SC2.6", "top2", "curvature", lambda a: a / 2, np.log(2)),
+        ("MY.1d", "top2", "mantel", lambda a: a + 0.1, 0.1),
+        ("MY.3b", "balanced", "response", lambda a: a / 2, np.log(2)),
+        ("MY.6", "top2", "predicts", lambda a: a + 0.1, -0.1),
+        ("MY.7", "top2", "unrelated", lambda a: a + np.array([0, 0, 0.1]), 0.1),
+        ("MY.8", "top2", "same token", lambda a: a + np.array([0.1, 0, 0]), 0.1),
+        ("MY.9", "top2", "pruned", lambda a: a + np.array([[0.0, 0, 0], [0, 0.1, 0]]) * a[1, 0], 0.1),
+        ("MY.5", "authors", "authors", lambda a: a + np.array([0, 0.1, 0, 0]), -0.1),
+    ],
+)
+def test_a_statistic_moves_as_its_claim_says(id, role, array, change, moves, models):
+    way = primary(id)
+    before = way.T(models)
+    models[role].arrays[array] = change(models[role].arrays[array])
+    close(way.T(models) - before, moves, 1e-9)
+
+
+def test_at_equal_loss_a_norm_is_read_between_stages(models):
+    way = next(w for w in SC2.experiment.specs[0].ways if "equal held-out loss" in w.name and "top-2" in w.name)
+    top, dense = models["top2"].arrays, models["dense"].arrays
+    top["loss"], dense["loss"] = np.array([4.0, 3.0, 2.0, 1.0]), np.array([4.0, 3.5, 3.0, 2.5])
+    norms = np.ones_like(top["layer norms"])
+    norms[1], norms[2] = 2.0, 8.0
+    top["layer norms"], dense["layer norms"] = norms, np.full_like(norms, 16.0)
+    close(way.T(models), np.log(16 / 4.0), 1e-12)  # half-way between losses 3 and 2: the root of 2 times 8
+    top["loss"] = np.array([4.0, 3.9, 3.8, 3.7])
+    assert np.isnan(way.T(models)), "a loss that it never reaches"
+
+
+def test_every_claim_is_told_and_has_models_of_its_own(config):
+    for spec in SC2.experiment.specs:
+        assert spec.id in SC2.tellings
+        assert set(spec.reads(True)) <= set(SC2.experiment.roles)
+
+
+def test_the_command_runs_it_by_name_alone(text, tmp_path, capsys):
+    assert "sc2" not in [paper.word for paper, _ in command.claims_of([])]
+    assert [paper.word for paper, _ in command.claims_of(["all"])] == ["sc1", "ga", "my", "sc2"]
+    out = tmp_path / "out"
+    call = ["sc2", "--quick", "--executor", "serial", "--output", str(out), "--corpus", text.path]
+    assert command.main(call) == 0
+    ledger = json.loads((out / "results.json").read_text())
+    assert {claim["verdict"] for claim in ledger["claims"]} <= {"no verdict", "not tested"}
+    assert any(text.name in note for note in ledger["papers"][0]["notes"])
+    assert {"sc2-loss", "sc2-sensitivity", "sc2-experts", "sc2-usage"} == set(ledger["papers"][0]["figures"])
+    runs = {path.name: path.read_bytes() for path in (out / "runs").glob("*.npz")}
+    for path in sorted((out / "runs").glob("*.npz"))[::3]:
+        path.unlink()  # as if it had been killed
+    assert command.main(call) == 0
+    assert {path.name: path.read_bytes() for path in (out / "runs").glob("*.npz")} == runs
+    capsys.readouterr()
+    assert command.main(["sc1", "--corpus", text.path, "--list"]) == 2
+    assert "expected --corpus with a paper that reads text" in capsys.readouterr().err
+    assert command.main(["sc2", "--corpus", str(tmp_path / "none"), "--output", str(out)]) == 2
+    assert str(tmp_path / "none") in capsys.readouterr().err
+
+
+def test_a_stage_alone_is_named():
+    assert Stage(QUICK, QUICK.steps).label.startswith("top-2 language model, seed 0, steps 12 to 24")
