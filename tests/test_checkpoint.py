@@ -197,15 +197,44 @@ def test_a_model_of_ours_loads_in_transformers_with_the_same_logits(tied, hf, tm
     assert np.abs(model.forward(ids) - want).max() < 1e-5 * np.abs(want).max()
 
 
+def test_exact_frequencies_are_those_of_from_pretrained(released, hf):
+    """What a user of transformers computes from a bfloat16 checkpoint is ``rotary="exact"``, not the default."""
+    import torch
+
+    c, reference = released
+    model = hf.AutoModelForCausalLM.from_pretrained(c.folder, dtype=torch.float32).eval()
+    ids = reference["ids"][:2]
+    with torch.no_grad():
+        want = model(torch.tensor(ids)).logits.numpy().reshape(ids.size, -1)
+    exact = checkpoint.open(c.folder, rotary="exact").forward(ids)
+    assert np.abs(exact - want).max() < 2e-5 * np.abs(want).max()
+    assert np.abs(c.forward(ids) - want).max() > 1e-3 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_a_model_saved_in_another_dtype_loads_in_transformers(dtype, hf, tmp_path):
+    import torch
+
+    folder = checkpoint.save_mixtral(small(), tmp_path, dtype=dtype)
+    assert hf.AutoConfig.from_pretrained(folder).dtype == getattr(torch, dtype)
+    loaded = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = np.random.default_rng(2).integers(0, 31, (2, 8))
+    with torch.no_grad():
+        want = loaded(torch.tensor(ids)).logits.numpy().reshape(16, 31)
+    ours = checkpoint.open(folder, rotary="exact").forward(ids)
+    assert np.abs(ours - want).max() < 1e-5 * np.abs(want).max()
+
+
 # ---- out and in ------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=15, deadline=None)
 @given(
-    seed=st.integers(0, 99), tied=st.booleans(), G=st.sampled_from([1, 2, 4]), E=st.integers(2, 5), h=st.integers(1, 5)
-)
-def test_what_is_saved_is_read_to_the_bit(seed, tied, G, E, h, tmp_path_factory):
-    model = small(seed, tied=tied, groups=G, E=E, h=h)
+    seed=st.integers(0, 99), tied=st.booleans(), G=st.sampled_from([1, 2, 4]), E=st.integers(2, 5),
+    h=st.integers(1, 5), V=st.integers(1, 33),
+)  # fmt: skip
+def test_what_is_saved_is_read_to_the_bit(seed, tied, G, E, h, V, tmp_path_factory):
+    model = small(seed, tied=tied, groups=G, E=E, h=h, V=V)
     folder = tmp_path_factory.mktemp("model")
     c = checkpoint.open(checkpoint.save_mixtral(model, folder))
     trees_close(c.model, model, 0)
@@ -229,8 +258,8 @@ def test_tensors_of_every_shape_come_back(shapes, kind, tmp_path_factory):
     found = Tensors(folder, kind)
     assert set(found) == set(arrays)
     for name, array in arrays.items():
-        if array.size:
-            np.testing.assert_array_equal(found[name], array)
+        assert found[name].shape == array.shape  # also where it is (), or has no entries
+        np.testing.assert_array_equal(found[name], array)
 
 
 def test_the_format_is_that_of_the_package(tmp_path):
@@ -252,6 +281,61 @@ def test_bfloat16_is_the_upper_half_of_a_float32(tmp_path):
     header = json.dumps({"t": {"dtype": "BF16", "shape": [5], "data_offsets": [0, 10]}}).encode()
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + halves.tobytes())
     np.testing.assert_array_equal(Tensors(tmp_path)["t"], (halves.astype(np.uint32) << 16).view(np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_a_model_saved_in_another_dtype_is_the_model_rounded(dtype, tmp_path):
+    model = small()
+    found = checkpoint.open(checkpoint.save_mixtral(model, tmp_path, dtype=dtype), rotary="exact").model
+    step = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float64": 0.0}[dtype]  # half a unit in the last place
+    for ours, theirs in zip(tree.leaves(found), tree.leaves(model), strict=True):
+        assert (np.abs(ours - theirs) <= step * np.abs(theirs) + 2.0**-25).all()  # + half a subnormal of float16
+    assert (dtype == "float64") == all((a == b).all() for a, b in zip(tree.leaves(found), tree.leaves(model)))  # noqa: B905
+
+
+def test_bfloat16_is_rounded_as_torch_does():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.standard_normal(10_000) * 2.0 ** rng.integers(-130, 120, 10_000), [0.0, -0.0]])
+    with np.errstate(under="ignore"):
+        values = values.astype(np.float32)
+    ties = np.arange(1 << 14, (1 << 14) + 512, dtype=np.uint32) << 16 | 0x8000  # half between two neighbours
+    for x in (values, ties.view(np.float32)):
+        want = torch.tensor(x).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+        np.testing.assert_array_equal(reading.bfloat16(x), want)
+
+
+def test_a_tensor_that_the_index_does_not_name_is_told_of(tmp_path):
+    one = checkpoint.open(checkpoint.save_mixtral(small(), tmp_path / "one"))
+    arrays = {name: one.tensors[name] for name in one.tensors} | {"orphan": np.ones(2, np.float32)}
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    (folder / "a.safetensors").write_bytes(packed(arrays))
+    (folder / "b.safetensors").write_bytes(packed({"lm_head.weight": np.zeros(3), "extra": np.ones(1)}))
+    where = dict.fromkeys(one.tensors, "a.safetensors") | {"extra": "b.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    (folder / "config.json").write_text((one.folder / "config.json").read_text())
+    c = checkpoint.open(folder)
+    assert set(c.coverage.unused) == {"orphan", "extra"}
+    trees_close(c.model, one.model, 0)  # lm_head is the one of the file that the index says
+    (folder / "b.safetensors").write_bytes(packed({"orphan": np.zeros(3), "extra": np.ones(1)}))
+    with pytest.raises(FileError, match=r"b\.safetensors: expected each tensor once; 'orphan' is also in a\.safe"):
+        checkpoint.open(folder)
+
+
+def test_where_both_forms_are_there_the_one_that_is_not_read_is_told_of(tmp_path):
+    model = small()
+    c = checkpoint.open(checkpoint.save_mixtral(model, tmp_path))
+    arrays = {name: c.tensors[name] for name in c.tensors}
+    for i, block in enumerate(model.blocks):
+        at = f"model.layers.{i}.mlp."
+        arrays[at + "gate.weight"] = block.feed.router
+        arrays[at + "experts.gate_up_proj"] = np.stack([np.vstack([f.Wg, f.Wu]) for f in block.feed.experts])
+        arrays[at + "experts.down_proj"] = np.stack([f.Wd for f in block.feed.experts])
+    (tmp_path / "model.safetensors").write_bytes(packed(arrays))
+    unused = checkpoint.open(tmp_path).coverage.unused
+    assert len(unused) == 2 * (1 + 3 * 4)
+    assert all("block_sparse_moe.experts" in name or name.endswith("mlp.gate.weight") for name in unused)
 
 
 def test_shards_and_fused_experts_are_the_same_model(tmp_path):
@@ -315,6 +399,18 @@ def edited(folder, **changes):
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"sliding_window": 128}, "a sliding window of 128 tokens"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "scaled by 'yarn'"),
+        ({"model_type": ["mixtral"]}, "expected a model_type among mixtral"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "scaled by 'yarn'"),
+        ({"rope_scaling": "linear"}, "scaled by 'linear'"),
+        ({"partial_rotary_factor": 0.5}, "rotary positions on a part of each head"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantized weights"),
+        ({"rope_theta": 5e5}, r"one rope_theta; got 500000\.0, and 10000\.0 in rope_parameters"),
+        ({"hidden_size": "wide"}, "hidden_size as a whole number of at least 1; got 'wide'"),
+        ({"hidden_size": []}, r"hidden_size as a whole number of at least 1; got '\[\]'"),
+        ({"num_attention_heads": 0, "head_dim": "gone"}, "num_attention_heads as a whole number of at least 1"),
+        ({"num_experts_per_tok": 5}, "num_experts_per_tok as a whole number of 1 to 4; got '5'"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers as a whole number of at least 1; got '-1'"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps as a number of at least 0; got 'small'"),
         ({"num_local_experts": "gone"}, "num_local_experts or num_experts in config.json"),
         ({"hidden_size": 24}, r"q_proj.weight' of shape \(16, 24\), by config.json; got \(16, 16\)"),
         ({"num_local_experts": 5}, r"of shape \(5, 16\), by config.json; got \(4, 16\)"),
@@ -341,6 +437,15 @@ def test_damaged_files_are_named(folder):
         path.write_bytes(content)
         with pytest.raises(FileError, match=words):
             checkpoint.open(folder)
+    path.write_bytes(whole + b"more")
+    with pytest.raises(FileError, match=rf"expected {len(whole)} bytes, by its header; got {len(whole) + 4}: fetch"):
+        checkpoint.open(folder)
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    for other in ([0, 4], [2, 6], [5, 9]):  # shares all bytes, some, leaves a gap
+        header = json.dumps({"t": entry, "u": entry | {"data_offsets": other}}).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + b"\x00" * other[1])
+        with pytest.raises(FileError, match="'u': expected it to begin at byte"):
+            checkpoint.open(folder)
     for entry, words in (
         ({"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}, "a dtype among"),
         ({"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}, "expected 3 numbers of F32; got 8 bytes"),
@@ -366,6 +471,40 @@ def test_what_is_missing_is_named(folder, tmp_path):
     (folder / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"expected config\.json"):
         checkpoint.open(folder)
+
+
+def test_a_window_as_long_as_the_context_is_none(folder):
+    edited(folder, sliding_window=4096, max_position_embeddings=4096)
+    trees_close(checkpoint.open(folder).model, small(), 0)
+    edited(folder, sliding_window=4095)
+    with pytest.raises(ValueError, match="a sliding window of 4095 tokens"):
+        checkpoint.open(folder)
+
+
+def test_nothing_is_written_of_what_cannot_be(tmp_path):
+    large = small()
+    large = replace(large, norm=replace(large.norm, gamma=np.full(16, 1e5, np.float32)))
+    for model, kwargs, words in (
+        (small(), {"dtype": "int8"}, "dtype among float32, float64, bfloat16, float16; got 'int8'"),
+        (small(), {"tokenizer": "{no"}, "the content of a tokenizer.json; got '{no'"),
+        (large, {"dtype": "float16"}, r"model\.norm\.weight within the range of float16; its largest entry is 1e\+05"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            checkpoint.save_mixtral(model, tmp_path / "bad", **kwargs)
+        assert not (tmp_path / "bad").exists()
+
+
+def test_numbers_of_numpy_in_a_model_are_written(tmp_path):
+    good = small()
+    blocks = tuple(replace(b, feed=replace(b.feed, k=np.int64(2))) for b in good.blocks)
+    c = checkpoint.open(checkpoint.save_mixtral(replace(good, blocks=blocks), tmp_path))
+    trees_close(c.model, good, 0)
+
+
+def test_without_tokenizers_the_extra_is_named(folder, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
+    with pytest.raises(ImportError, match=r"pip install 'npmoe\[checkpoint\]'"):
+        checkpoint.open(folder).tokenize("text")
 
 
 def test_wrong_arguments_are_named(folder):

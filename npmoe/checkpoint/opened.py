@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from npmoe.checkpoint.families import Family, Sizes, family_of
-from npmoe.checkpoint.tensors import Tensors
+from npmoe.checkpoint.tensors import Tensors, bfloat16
 from npmoe.files import FileError, read_json
 from npmoe.model.attention import Attention, frequencies
 from npmoe.model.expert import SwigluExpert
@@ -74,7 +74,8 @@ class Checkpoint:
         rows = (s.heads * s.head, s.groups * s.head, s.groups * s.head)
         shapes = [*((n, s.d) for n in rows), (s.d, s.heads * s.head)]
         weights = [self._read(name.format(i=i), shape) for name, shape in zip(names.attention, shapes, strict=True)]
-        attention = Attention(*weights, s.heads, s.groups, self._rotary())
+        q, k, v, o = weights
+        attention = Attention(q, k, v, o, s.heads, s.groups, self._rotary())
         return Block(self._norm(names.norm1, i), attention, self._norm(names.norm2, i), self.mixture(i))
 
     def mixture(self, i: int) -> MoE:
@@ -111,7 +112,8 @@ class Checkpoint:
         if self.rotary == "exact" or dtype not in ("bfloat16", "float16"):
             return self.sizes.theta
         rate = frequencies(self.sizes.theta, self.sizes.head).astype(np.float32)
-        rounded = rate.astype(np.float16) if dtype == "float16" else _bfloat16(rate)
+        halves = bfloat16(rate).astype(np.uint32) << 16
+        rounded = rate.astype(np.float16) if dtype == "float16" else halves.view(np.float32)
         return tuple(float(value) for value in rounded)
 
     def _read(self, name: str, shape: tuple[int, ...]) -> Array:
@@ -171,9 +173,13 @@ class Checkpoint:
             yield names.norm2.format(i=i), f"block {i}: norm in front of the mixture"
             yield from ((name.format(i=i), f"block {i}: attention {part}")
                         for name, part in zip(names.attention, ("Wq", "Wk", "Wv", "Wo"), strict=True))  # fmt: skip
-            yield from ((name.format(i=i), f"block {i}: router") for name in names.router)
-            yield names.fused_gate_up.format(i=i), f"block {i}: Wg and Wu of all experts"
-            yield names.fused_down.format(i=i), f"block {i}: Wd of all experts"
+            routers = [name.format(i=i) for name in names.router if name.format(i=i) in self.tensors]
+            yield from ((name, f"block {i}: router") for name in routers[:1])  # as `mixture` and `_experts` read them
+            yield from ((name, f"not used: {routers[0]} is") for name in routers[1:])
+            if names.fused_gate_up.format(i=i) in self.tensors:
+                yield names.fused_gate_up.format(i=i), f"block {i}: Wg and Wu of all experts"
+                yield names.fused_down.format(i=i), f"block {i}: Wd of all experts"
+                continue
             for e in range(s.E):
                 for name, part in ((names.gate, "Wg"), (names.up, "Wu"), (names.down, "Wd")):
                     yield name.format(i=i, e=e), f"block {i}: expert {e}, {part}"
@@ -204,12 +210,6 @@ class Coverage:
 
     def __repr__(self) -> str:
         return f"Coverage({len(self.uses)} tensors, {len(self.unused)} not used)"
-
-
-def _bfloat16(values: Array) -> Array:
-    """float32 rounded to bfloat16, ties to even, as float32."""
-    bits = values.view(np.uint32)
-    return ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
 def open(path: str | Path, dtype: str = "float32", rotary: str = "checkpoint") -> Checkpoint:

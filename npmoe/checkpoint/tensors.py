@@ -17,14 +17,20 @@ import numpy as np
 
 from npmoe.files import FileError, read_json
 
-__all__ = ["DTYPES", "Place", "Tensors", "packed"]
+__all__ = ["DTYPES", "Place", "Tensors", "bfloat16", "packed"]
 
 Array = np.ndarray
 
 INDEX, ONE = "model.safetensors.index.json", "model.safetensors"
 _HEADER = 100_000_000  # bytes: the bound of the format
 #: dtypes of the format that hold weights; bfloat16 is the upper half of a float32.
-DTYPES = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
+_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,23 @@ class Tensors(Mapping[str, Array]):
     def places(self) -> dict[str, Place]:
         """Where each tensor lies, from the headers alone."""
         found: dict[str, Place] = {}
-        for file, names in self._files().items():
+        files = self._files()
+        elsewhere = {name: file for file, names in files.items() for name in names or ()}
+        for file, names in files.items():
             there = _header(file)
             missing = sorted(names - set(there)) if names is not None else []
             if missing:
-                raise FileError(f"{file}: expected the tensors that {INDEX} names; it has no {missing[0]!r}")
-            found |= {name: place for name, place in there.items() if names is None or name in names}
+                raise FileError(
+                    f"{file}: expected the tensors that {INDEX} names; it has no {missing[0]!r}: fetch both again"
+                )
+            # one that the index does not name is kept, so that the coverage tells of it
+            there = {name: place for name, place in there.items() if elsewhere.get(name, file) == file}
+            twice = sorted(set(there) & set(found))
+            if twice:
+                raise FileError(
+                    f"{file}: expected each tensor once; {twice[0]!r} is also in {found[twice[0]].file.name}"
+                )
+            found |= there
         return found
 
     def _files(self) -> dict[Path, set[str] | None]:
@@ -84,7 +101,7 @@ class Tensors(Mapping[str, Array]):
         for name in sorted(set(where.values())):
             if Path(name).name != name or not (self.folder / name).exists():
                 raise FileNotFoundError(
-                    f"expected the file {name!r}, which {INDEX} names, in {self.folder}; it is missing"
+                    f"expected the file {name!r}, which {INDEX} names, in {self.folder}; it is missing: fetch it again"
                 )
             files[self.folder / name] = {tensor for tensor, file in where.items() if file == name}
         return files
@@ -94,10 +111,10 @@ class Tensors(Mapping[str, Array]):
             raise KeyError(name)
         place = self.places[name]
         raw = np.memmap(place.file, np.uint8, "r", place.start, (place.stop - place.start,))
-        values = raw.view(DTYPES[place.dtype])
+        values = np.asarray(raw).view(DTYPES[place.dtype])
         if place.dtype == "BF16":
             values = (values.astype("<u4") << 16).view("<f4")
-        return np.ascontiguousarray(values.reshape(place.shape)).astype(self.dtype)
+        return values.reshape(place.shape).astype(self.dtype)  # a copy: the map is closed
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)
@@ -133,7 +150,19 @@ def _header(file: Path) -> dict[str, Place]:
     for name, entry in header.items():
         if name != "__metadata__":
             found[name] = _place(file, name, entry, 8 + length, size)
+    _tiled(file, found, 8 + length, size)
     return found
+
+
+def _tiled(file: Path, found: Mapping[str, Place], first: int, size: int) -> None:
+    """The format's rule: tensors fill the file behind the header, without a gap and without sharing a byte."""
+    at = first
+    for name, place in sorted(found.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if place.start != at:
+            raise FileError(f"{file}: {name[:80]!r}: expected it to begin at byte {at}; its header says {place.start}")
+        at = place.stop
+    if at != size:
+        raise FileError(f"{file}: expected {at} bytes, by its header; got {size}: fetch the file again")
 
 
 def _place(file: Path, name: str, entry: Any, first: int, size: int) -> Place:
@@ -149,38 +178,67 @@ def _place(file: Path, name: str, entry: Any, first: int, size: int) -> Place:
     start, stop = first + offsets[0], first + offsets[1]
     if stop > size:
         raise FileError(
-            f"{what}: expected it to end within the file's {size} bytes; it ends at {stop}: is the file cut off?"
+            f"{what}: expected it to end within the file's {size} bytes; it ends at {stop}: is the file cut off? "
+            "Fetch it again"
         )
     if stop - start != math.prod(shape) * DTYPES[dtype].itemsize:
         raise FileError(f"{what}: expected {math.prod(shape)} numbers of {dtype}; got {stop - start} bytes")
     return Place(file, start, stop, dtype, tuple(shape))
 
 
-def packed(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
+def bfloat16(values: Array) -> Array:
+    """float32 rounded to bfloat16, ties to even, as the upper halves of their bits (uint16).
+
+    Examples
+    --------
+    >>> [hex(bits) for bits in bfloat16(np.array([1.0, 1.00390625, 1.01171875], np.float32))]
+    ['0x3f80', '0x3f80', '0x3f82']
+    """
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32).astype(np.uint64)  # room for the carry
+    return ((bits + 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))) >> np.uint64(16)).astype(np.uint16)
+
+
+def _stored(name: str, array: Array, dtype: str) -> Array:
+    """A float array as its file holds it, in that dtype and little-endian."""
+    if dtype not in _NAMES:
+        raise TypeError(f"expected {name} as {', '.join(_NAMES)}; got {dtype}")
+    with np.errstate(over="ignore", under="ignore"):  # what is too large is refused, what is too small becomes 0
+        values = array.astype(np.float32 if dtype == "bfloat16" else dtype)
+        if dtype == "bfloat16":
+            values = bfloat16(values).reshape(array.shape)
+    numbers = (values.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else values
+    if not np.array_equal(np.isfinite(numbers), np.isfinite(array)):
+        raise ValueError(f"expected {name} within the range of {dtype}; its largest entry is {np.abs(array).max():.3g}")
+    return values.astype(DTYPES[_NAMES[dtype]], copy=False)
+
+
+def packed(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None, dtype: str | None = None) -> bytes:
     """A safetensors file of float arrays, by name, in the order given.
+
+    Parameters
+    ----------
+    dtype : "float16", "bfloat16", "float32" or "float64"; each array's own unless given.
 
     Raises
     ------
     TypeError : for arrays that are not float16, float32 or float64.
+    ValueError : for numbers beyond the range of the dtype.
 
     Examples
     --------
     >>> len(packed({"x": np.zeros((2, 3), np.float32)})) % 8
     0
     """
-    names = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     parts, at = [], 0
     for name, array in arrays.items():
-        little = np.asarray(array).astype(np.asarray(array).dtype.newbyteorder("<"), copy=False)
-        if little.dtype not in names:
-            raise TypeError(f"expected {name} as float16, float32 or float64; got {little.dtype}")
-        content = np.ascontiguousarray(little).tobytes()
-        header[name] = {
-            "dtype": names[little.dtype],
-            "shape": list(little.shape),
-            "data_offsets": [at, at + len(content)],
-        }
+        array = np.asarray(array)
+        own = array.dtype.newbyteorder("=").name
+        if own not in ("float16", "float32", "float64"):
+            raise TypeError(f"expected {name} as float16, float32 or float64; got {own}")
+        kind = dtype or own
+        content = _stored(name, array, kind).tobytes()
+        header[name] = {"dtype": _NAMES[kind], "shape": list(array.shape), "data_offsets": [at, at + len(content)]}
         parts.append(content)
         at += len(content)
     text = json.dumps(header, separators=(",", ":")).encode()

@@ -19,16 +19,27 @@ __all__ = ["save_mixtral"]
 
 Array = np.ndarray
 
+DTYPES = ("float32", "float64", "bfloat16", "float16")
 
-def save_mixtral(model: Transformer, folder: str | Path, *, longest: int = 4096, tokenizer: str | None = None) -> Path:
+
+def save_mixtral(
+    model: Transformer,
+    folder: str | Path,
+    tokenizer: str | None = None,
+    dtype: str = "float32",
+    *,
+    longest: int = 4096,
+) -> Path:
     """Write a model of Mixtral's architecture as ``transformers`` reads it: config.json and model.safetensors.
 
     Parameters
     ----------
     model : RMSNorm, rotary positions by a base, no biases, top-k SwiGLU experts with renormalized gates.
     folder : where; made if it is not there. Each file appears whole or not at all.
-    longest : ``max_position_embeddings``; rotary positions have no bound of their own.
     tokenizer : content of a tokenizer.json to lay beside them.
+    dtype : "float32", "float64", "bfloat16" or "float16": in which weights are written. `open` rounds the rotary
+        frequencies of a file in half precision as well; ``rotary="exact"`` keeps the model's own.
+    longest : ``max_position_embeddings``; rotary positions have no bound of their own.
 
     Returns
     -------
@@ -36,7 +47,8 @@ def save_mixtral(model: Transformer, folder: str | Path, *, longest: int = 4096,
 
     Raises
     ------
-    ValueError : for what this layout cannot hold; names it.
+    ValueError : for what this layout cannot hold, a weight beyond the range of the dtype, or a tokenizer that is no
+        JSON; names it. Nothing is written then.
 
     Examples
     --------
@@ -55,14 +67,26 @@ def save_mixtral(model: Transformer, folder: str | Path, *, longest: int = 4096,
     wrong = list(dict.fromkeys(_wrong(model)))
     if wrong:
         raise ValueError(f"expected a model that Mixtral's layout can hold; this one has {'; '.join(wrong)}")
+    if dtype not in DTYPES:
+        raise ValueError(f"expected a dtype among {', '.join(DTYPES)}; got {dtype!r}")
     folder = Path(folder)
-    dtype = model.embedding.W.dtype
-    write(folder / "model.safetensors", packed(dict(_tensors(model)), {"format": "pt"}))
+    # all of it is made before any is written
+    config, weights = _config(model, longest, dtype), packed(dict(_tensors(model)), {"format": "pt"}, dtype)
     if tokenizer is not None:
-        json.loads(tokenizer)
-        write(folder / "tokenizer.json", tokenizer.encode())
-    write_json(folder / "config.json", _config(model, longest, dtype.name))
+        write(folder / "tokenizer.json", _json(tokenizer))
+    write(folder / "model.safetensors", weights)
+    write_json(folder / "config.json", config)
     return folder
+
+
+def _json(tokenizer: str) -> bytes:
+    try:
+        json.loads(tokenizer)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"expected tokenizer as the content of a tokenizer.json; got {str(tokenizer)[:40]!r}: read the file first"
+        ) from error
+    return tokenizer.encode()
 
 
 def _wrong(model: Transformer) -> Iterator[str]:
@@ -129,6 +153,7 @@ def _config(model: Transformer, longest: int, dtype: str) -> dict[str, Any]:
     """config.json, as versions 4 and 5 of ``transformers`` read it."""
     block, (d, V) = model.blocks[0], model.widths
     a, feed = block.attention, block.feed
+    theta: Any = a.rotary  # a number: `_wrong` has seen to it
     return {
         "architectures": ["MixtralForCausalLM"],
         "model_type": "mixtral",
@@ -136,17 +161,17 @@ def _config(model: Transformer, longest: int, dtype: str) -> dict[str, Any]:
         "hidden_size": d,
         "intermediate_size": feed.experts[0].widths[1],
         "num_hidden_layers": len(model.blocks),
-        "num_attention_heads": a.heads,
-        "num_key_value_heads": a.groups,
+        "num_attention_heads": int(a.heads),
+        "num_key_value_heads": int(a.groups),
         "head_dim": a.head,
         "num_local_experts": len(feed.experts),
-        "num_experts_per_tok": feed.k,
-        "rms_norm_eps": model.norm.eps,
+        "num_experts_per_tok": int(feed.k),
+        "rms_norm_eps": float(model.norm.eps),
         "hidden_act": "silu",
         "max_position_embeddings": longest,
         "sliding_window": None,
-        "rope_theta": a.rotary,
-        "rope_parameters": {"rope_type": "default", "rope_theta": a.rotary},
+        "rope_theta": float(theta),
+        "rope_parameters": {"rope_type": "default", "rope_theta": float(theta)},
         "attention_dropout": 0.0,
         "tie_word_embeddings": model.head is None,
         "torch_dtype": dtype,

@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     args = p.parse_args(argv)
     args.output = args.output or Path("recorded" if args.recorded else "out")
     try:
-        asked = claims_of(args.what)
+        asked = claims_of(args.what or ["all"] * args.recorded)
         if args.counts:
             return _counts(args, asked)
         if args.markdown and not args.recorded:
