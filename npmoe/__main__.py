@@ -42,7 +42,7 @@ DONE, WRONG, NO_READER = 0, 2, 141  # the last as a shell has it where SIGPIPE e
 
 
 def text() -> str:
-    """What one can do, in ten lines."""
+    """What one can do, in a dozen lines."""
     wide = max(map(len, COMMANDS))
     return "\n".join(
         [

@@ -304,9 +304,10 @@ def test_ids_of_all_papers_differ_and_words_name_them():
     ("words", "expected"),
     [
         (["GA.2"], {"GA": ("GA.2a", "GA.2b")}),
-        (["my.1", "sc1.3"], {"SC1": ("SC1.3",), "MY": ("MY.1a", "MY.1b", "MY.1c")}),
+        (["my.1", "sc1.3"], {"SC1": ("SC1.3",), "MY": ("MY.1a", "MY.1b", "MY.1c"), "SC2": ("MY.1d",)}),
         (["MY", "MY.2"], {"MY": PAPERS[2].ids}),
-        ([], {paper.id: paper.ids for paper in PAPERS}),
+        ([], {paper.id: paper.ids for paper in PAPERS[:3]}),
+        (["all"], {paper.id: paper.ids for paper in PAPERS}),
     ],
 )
 def test_words_of_a_call(words, expected):

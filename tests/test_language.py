@@ -127,7 +127,7 @@ def test_bad_sizes_are_named(call, tmp_path):
         (["--heads", "3"], "width that heads divide"),
         (["--k", "9"], "k within 1..4"),
         (["--vocabulary", "1"], "size of at least"),
-        (["--context", "5000"], "5000"),
+        (["--context", "5000"], "take a shorter context"),
         (["--lr", "-1"], "lr"),
     ):
         _, err = call("train", "--output", str(tmp_path / "lm"), *SMALL, *words, status=2)

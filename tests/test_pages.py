@@ -13,7 +13,7 @@ import pytest
 from npmoe.reproduce import __main__ as command
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PAGES = ("index.html", "sc1.html", "ga.html", "my.html")
+PAGES = ("index.html", "sc1.html", "ga.html", "my.html", "sc2.html")
 
 #: Loads the page in a frame as wide as a phone, and says how wide it is and what cannot be seen in full.
 PROBE = """<!doctype html><meta charset="utf-8"><body><script>

@@ -1187,7 +1187,7 @@ def out(one_claim, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["SC1.33"], "expected sc1 or a claim among SC1.1, .*; got 'SC1.33'; did you mean SC1.3?"),
+        (["SC1.33"], "expected sc1, all, or a claim among SC1.1, .*; got 'SC1.33'; did you mean SC1.3?"),
         (["sc11.8"], "got 'sc11.8'; did you mean SC1.8?"),
         (["SC1.6", "gibberish"], "got 'gibberish'"),
         (["--record"], "expected --record with --full, whole papers and 8 seeds or more"),

@@ -637,7 +637,8 @@ def test_the_runs_of_papers_reach_what_computes_them_and_neither_rule_nor_page()
     for paper in PAPERS:
         for function in paper.computes.values():
             found = {path.relative_to(root).as_posix() for path in reached(Path(inspect.getfile(function)))}
-            assert {"calculus/scalar.py", "model/moe.py", "probe/site.py"} <= found
+            assert {"calculus/scalar.py", "model/moe.py"} <= found
+            assert ("probe/site.py" in found) == (function.__name__ != "stage"), "a stage trains and measures nothing"
             assert not {path for path in found if path.startswith(("ledger", "report", "sweep", "verify", "battery"))}
             judging = {"claims", "ways", "axes", "runs", "figures", "experiment", "paper", "papers", "run"}
             assert not judging & {Path(path).stem for path in found}

@@ -15,7 +15,7 @@ from npmoe.calculus import tree
 from npmoe.calculus.scalar import softmax
 from npmoe.calculus.words import one_line
 from npmoe.model.expert import GeluExpert, SwigluExpert
-from npmoe.model.layers import Linear, Residual, RMSNorm, Stack
+from npmoe.model.layers import LayerNorm, Linear, Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
 from npmoe.model.routing import mask, top_k
 from npmoe.verify.rounding import Rounded, Rounding
@@ -49,7 +49,7 @@ class Jacobians(NamedTuple):
 
 
 def _unknown(layer: Any) -> TypeError:
-    known = "GeluExpert, SwigluExpert, MoE, Linear, RMSNorm, Residual or Stack"
+    known = "GeluExpert, SwigluExpert, MoE, Linear, RMSNorm, LayerNorm, Residual or Stack"
     return TypeError(f"expected a layer whose rounding is known, {known}; got {type(layer).__name__}")
 
 
@@ -345,8 +345,8 @@ def _(layer: Linear, x: Rounded, r: Rounding, chosen: Array | None = None) -> Ja
     return Jacobians(J.value, J.error, np.abs(J.value))
 
 
-def _inverse(layer: RMSNorm, x: Rounded, r: Rounding) -> Rounded:
-    """1/r, (n, 1)."""
+def _inverse(layer: RMSNorm | LayerNorm, x: Rounded, r: Rounding) -> Rounded:
+    """1/r, (n, 1), of x as it is: of a LayerNorm less its mean."""
     square = r.plus(r.scaled(r.sum(r.times(x, x), 1, keepdims=True), 1 / x.value.shape[1]), r.given(layer.eps))
     value = square.value**-0.5
     # 1/r is no more than eps^-1/2, however far the sum of squares is off
@@ -383,6 +383,49 @@ def _(layer: RMSNorm, x: Rounded, r: Rounding, chosen: Array | None = None) -> J
     # where the two cancel, a route that multiplies them out first has rounded each
     size = np.abs(front.value) * (np.eye(x.value.shape[1]) + np.abs(outer.value))
     return Jacobians(J.value, r.join(J.error, 4 * r.u * size), size)
+
+
+def _mean(a: Rounded, r: Rounding) -> Rounded:
+    """Mean over the width, (n, 1)."""
+    return r.scaled(r.sum(a, 1, keepdims=True), 1 / a.value.shape[1])
+
+
+def _normalized(layer: LayerNorm, x: Rounded, r: Rounding) -> tuple[Rounded, Rounded]:
+    """xhat (n, d) and 1/sigma (n, 1)."""
+    centred = r.minus(x, _mean(x, r))
+    inverse = _inverse(layer, centred, r)
+    return r.times(centred, inverse), inverse
+
+
+@forward.register
+def _(layer: LayerNorm, x: Rounded, r: Rounding, chosen: Array | None = None) -> Rounded:
+    return r.plus(r.times(_normalized(layer, x, r)[0], r.given(layer.gamma)), r.given(layer.beta))
+
+
+@vjp.register
+def _(layer: LayerNorm, x: Rounded, dy: Rounded, r: Rounding, chosen: Array | None = None) -> tuple[Rounded, Gradients]:
+    xhat, inverse = _normalized(layer, x, r)
+    dhat = r.times(dy, r.given(layer.gamma))  # (n, d)
+    back = r.plus(_mean(dhat, r), r.times(xhat, _mean(r.times(dhat, xhat), r)))
+    gradients = {"gamma": r.sum(r.times(dy, xhat), 0), "beta": r.sum(dy, 0)}
+    return r.times(r.minus(dhat, back), inverse), gradients
+
+
+@jacobian.register
+def _(layer: LayerNorm, x: Rounded, r: Rounding, chosen: Array | None = None) -> Jacobians:
+    d = x.value.shape[1]
+    xhat, inverse = _normalized(layer, x, r)
+    gamma = r.given(layer.gamma)
+    inverse = Rounded(inverse.value[:, :, None], inverse.error[:, :, None])
+    column = Rounded(xhat.value[:, :, None], xhat.error[:, :, None])
+    row = Rounded(xhat.value[:, None], xhat.error[:, None])
+    outer = r.scaled(r.times(column, row), 1 / d)
+    centring = r.given(np.eye(d) - 1 / d)
+    front = r.times(Rounded(gamma.value[:, None], gamma.error[:, None]), inverse)
+    J = r.times(front, r.minus(centring, outer))
+    # where they cancel, a route that multiplies them out first has rounded each
+    size = np.abs(front.value) * (np.eye(d) + 1 / d + np.abs(outer.value))
+    return Jacobians(J.value, r.join(J.error, 6 * r.u * size), size)
 
 
 @forward.register

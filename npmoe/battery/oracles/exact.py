@@ -83,7 +83,7 @@ def output(layer: Any, x: Array, *, digits: int = 50) -> Exact:
 
     Parameters
     ----------
-    layer : GeluExpert, SwigluExpert, MoE, Linear, RMSNorm, Residual or Stack.
+    layer : GeluExpert, SwigluExpert, MoE, Linear, RMSNorm, LayerNorm, Residual or Stack.
     x : array (n, d).
     digits : decimal digits of the arithmetic, 30 or more.
 

@@ -16,7 +16,7 @@ import numpy as np
 from npmoe.calculus import check, tree
 from npmoe.calculus.words import one_line
 from npmoe.model.expert import GeluExpert, SwigluExpert
-from npmoe.model.layers import Linear, Residual, RMSNorm, Stack
+from npmoe.model.layers import LayerNorm, Linear, Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
 
 __all__ = ["FLOAT", "Choices", "Field", "Number", "Program", "Run", "complex_field", "dot_of", "evaluate", "gates_of"]
@@ -184,6 +184,16 @@ def _rms_norm(layer: RMSNorm, name: str, x: list[Number], run: Run) -> list[Numb
     return [gamma * x_i / r for gamma, x_i in zip(run.p[f"{name}gamma"], x, strict=True)]
 
 
+def _layer_norm(layer: LayerNorm, name: str, x: list[Number], run: Run) -> list[Number]:
+    """gamma (x - mean) / sqrt(var x + eps) + beta, Ba et al., arXiv 1607.06450, equation 4."""
+    F = run.F
+    mean = F.sum(x) / len(x)
+    centred = [x_i - mean for x_i in x]
+    sigma = F.sqrt(dot_of(F, centred, centred) / len(x) + F.number(float(layer.eps)))
+    rows = zip(run.p[f"{name}gamma"], run.p[f"{name}beta"], centred, strict=True)
+    return [gamma * x_i / sigma + beta for gamma, beta, x_i in rows]
+
+
 def _residual(layer: Residual, name: str, x: list[Number], run: Run) -> list[Number]:
     return [x_i + y_i for x_i, y_i in zip(x, run_layer(layer.layer, f"{name}layer.", x, run), strict=True)]
 
@@ -229,6 +239,7 @@ _PROGRAMS: dict[type, Callable[..., list[Number]]] = {
     MoE: run_mixture,
     Linear: _linear,
     RMSNorm: _rms_norm,
+    LayerNorm: _layer_norm,
     Residual: _residual,
     Stack: _stack,
 }

@@ -82,11 +82,10 @@ def _my_8(t: Told) -> str:
 
 
 def _my_5(t: Told) -> str:
-    same, other = (t.beside(f"Jaccard of top-80 % sets, {what}") for what in (
-        "one question, other authors", "other questions, one author"))  # fmt: skip
+    more = t.amount
     return (
-        f"Answers of different authors to one question share experts with a Jaccard overlap of {same.text(ci=False)}; "
-        f"answers to different questions {other.text(ci=False)}. The difference is {t.amount.text()}."
+        f"Answers of different authors to one question share {signed(more.mean, 'more', 'fewer')} experts than "
+        f"answers of one author to different questions: their Jaccard overlap differs by {more.text()}."
     )
 
 
@@ -101,10 +100,11 @@ def _my_9(t: Told) -> str:
     def more(found: Amount) -> str:
         return f"{found.size('percentage points')} {signed(found.mean, 'more', 'less')}"
 
+    prompts = t.size.removesuffix(" % more loss on prompts")
     return (
-        f"Keeping 3 of 8 experts in the last two blocks raises the loss on prompts by {t.size.split(' % ')[0]} %, "
-        f"and on rollouts by {more(t.amount)}; a random three by {more(t.null('a random 3/8'))}, and in the first "
-        f"two blocks by {more(t.null('the first two blocks'))}."
+        "With 3 of 8 experts kept in the last two blocks, the loss on the model's own continuations rises by "
+        f"{more(t.amount)} than on prompts{f' ({prompts} %)' if prompts else ''}; with a random three by "
+        f"{more(t.null('a random 3/8'))}, and in the first two blocks by {more(t.null('the first two blocks'))}."
     )
 
 
