@@ -330,6 +330,8 @@ def test_the_command_runs_it_by_name_alone(text, tmp_path, capsys):
     out = tmp_path / "out"
     call = ["sc2", "--quick", "--executor", "serial", "--output", str(out), "--corpus", text.path]
     assert command.main(call) == 0
+    told = capsys.readouterr().err
+    assert f"top-2 language model, seed 0: step 24 of {QUICK.steps}, held-out perplexity" in told
     ledger = json.loads((out / "results.json").read_text())
     assert {claim["verdict"] for claim in ledger["claims"]} <= {"no verdict", "not tested"}
     assert any(text.name in note for note in ledger["papers"][0]["notes"])

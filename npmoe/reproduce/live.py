@@ -29,17 +29,27 @@ class Live:
         self.start = time.monotonic()
         self.written, self.seeds = -LATE, -1
         self.words: dict[str, str] = {}  # each claim's word as it was last said
+        self.known: set[Any] | None = None  # runs of which there is no news any more
         across = plan.experiment.roles
         roles = dict.fromkeys(role for spec in plan.specs() for role in spec.reads(plan.full))
         self.roles = [role for role in roles if not isinstance(across[role], Across)]
 
     def __call__(self, results: Results) -> None:
         """Write and say what is new."""
+        self._news(results)
         seeds = self.plan.complete(results, self.roles)
         now = time.monotonic() - self.start
         if seeds > self.seeds or now - self.written > (SOON if seeds == 0 else LATE):
             self._tell(results, seeds, now)
             self.seeds, self.written = seeds, time.monotonic() - self.start
+
+    def _news(self, results: Results) -> None:
+        """What a run that has just been computed has to say; of those that were there at first nothing."""
+        for config in set(results) - self.known if self.known is not None else ():
+            text = self.paper.news(config, results[config])
+            if text:
+                self.say(f"  {text}")
+        self.known = set(results)
 
     def _tell(self, results: Results, seeds: int, now: float) -> None:
         drawn = self.paper.figures(results, replace(self.plan, shown=seeds)) if seeds else {}

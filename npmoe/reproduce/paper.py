@@ -43,6 +43,7 @@ class Paper:
     notes : (claims, plan) -> sentences above the table.
     text : of a paper whose models read text: the path that a call names, or None -> the field ``text`` of its configs.
     alone : it runs by its name, or with "all", and not where a call names nothing.
+    news : (config, arrays) -> what the terminal says when this run is there, "" for nothing; for long runs.
     """
 
     word: str
@@ -57,6 +58,7 @@ class Paper:
     notes: Callable[[list[Claim], Trial], list[str]]
     text: Callable[[Path | None], Any] | None = None
     alone: bool = False
+    news: Callable[[Any, Mapping[str, np.ndarray]], str] = lambda config, arrays: ""
 
     def plan(
         self, ids: Iterable[str], *, full: bool, quick: bool, seeds: int | None, corpus: Path | None = None

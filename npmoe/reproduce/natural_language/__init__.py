@@ -5,6 +5,11 @@
 `figures`: as data; `sentences`: each effect in its own unit.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
 from npmoe.ledger import Claim
 from npmoe.reproduce.experiment import Trial
 from npmoe.reproduce.natural_language.claims import EXPERIMENT
@@ -30,6 +35,13 @@ def _notes(claims: list[Claim], plan: Trial) -> list[str]:
     return notes
 
 
+def _news(config: Any, arrays: Mapping[str, np.ndarray]) -> str:
+    if not isinstance(config, Stage):
+        return ""
+    held = float(np.exp(arrays["held"].mean()))
+    return f"{config.model.label}: step {config.until} of {config.model.steps}, held-out perplexity {held:.0f}"
+
+
 SC2 = Paper(
     word="sc2",
     id="SC2",
@@ -43,4 +55,5 @@ SC2 = Paper(
     notes=_notes,
     text=found,
     alone=True,
+    news=_news,
 )
