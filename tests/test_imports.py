@@ -28,7 +28,7 @@ ROOMS = {
     "testing": {"verify"},
     "battery": {"", "calculus", "files", "model", "convert", "verify", "report"},
     "checkpoint": {"", "calculus", "files", "model", "convert", "probe"},
-    "language": {"calculus", "files", "model", "data"},
+    "language": {"calculus", "files", "model", "data", "probe"},
     "front": {"convert", "battery"},
     "__main__": {""},
     "": {"model", "probe"},

@@ -1,6 +1,8 @@
 """`npmoe language`: training on text, going on after a kill, evaluating, writing."""
 
 import json
+from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ def text(tmp_path_factory):
 @pytest.fixture
 def call(capsys, text, tmp_path):
     def made(*words, status=0):
-        corpus = ["--corpus", str(text)] * (words[0] != "sample")
+        corpus = ["--corpus", str(text)] * (words[0] in ("train", "evaluate"))
         assert command.main([*words, *corpus]) == status
         return capsys.readouterr()
 
@@ -133,3 +135,28 @@ def test_bad_sizes_are_named(call, tmp_path):
         _, err = call("train", "--output", str(tmp_path / "lm"), *SMALL, *words, status=2)
         assert said in err, err
         assert not (tmp_path / "lm" / "progress.npz").exists()
+
+
+def test_a_page_shows_the_experts_of_each_token(call, tmp_path):
+    folder_of = tmp_path / "lm"
+    call("train", "--output", str(folder_of), *SMALL)
+    out, _ = call("show", str(folder_of), "--prompt", "The cat <b>", "--tokens", "4")
+    page = Path(out.strip()).read_text(encoding="utf-8")
+    HTMLParser().feed(page)
+    kept = folder.opened(folder_of)
+    prompt = kept.vocabulary.encode("The cat <b>")
+    (site,) = npmoe.sites(kept.model, prompt)
+    order = np.argsort(-site.gates, axis=1, kind="stable")[:, :2]
+    assert f"The<sub>{order[0, 0]},{order[0, 1]}</sub>" in page
+    assert "<b>" not in page, "text is escaped"
+    assert 'href="#block-0"' in page
+    assert 'id="block-0"' in page
+    assert page.count('class="rollout"') == 1
+    assert page.count("<sub>") == len(prompt) + 4
+    assert "http" not in page, "no network"
+
+
+def test_a_dense_model_has_no_experts_to_show(call, tmp_path):
+    call("train", "--output", str(tmp_path / "lm"), *SMALL, "--experts", "1", "--k", "1")
+    _, err = call("show", str(tmp_path / "lm"), "--tokens", "3", status=2)
+    assert "expected a model with mixtures" in err

@@ -24,7 +24,9 @@ from npmoe.data.text import (
     unigram,
     windows,
 )
+from npmoe.files import write
 from npmoe.language import folder as kept
+from npmoe.language.shown import page
 from npmoe.model import init
 from npmoe.model.balance import Balance
 from npmoe.model.language import Progress, Recipe, evaluate, sample, train
@@ -43,7 +45,7 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog=prog, description="Train a mixture-of-experts language model in NumPy, and use it."
     )
-    what = p.add_subparsers(dest="what", required=True, metavar="train | evaluate | sample")
+    what = p.add_subparsers(dest="what", required=True, metavar="train | evaluate | sample | show")
     t = what.add_parser("train", help="train on text; the same call goes on where it stopped")
     t.add_argument("--corpus", type=Path, metavar="PATH", help="WikiText's files, a text file or a folder of them")
     t.add_argument("--output", type=Path, default=Path("language"), metavar="DIR", help="where it is kept (language)")
@@ -69,7 +71,11 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
     t.add_argument("--lr", type=float, default=6e-3, metavar="X", help="largest step size of Adam (0.006)")
     t.add_argument("--balance", type=float, default=0.0, metavar="X", help="weight of Switch's balance loss (0)")
     t.add_argument("--z-loss", type=float, default=0.0, metavar="X", help="weight of the router's z-loss (0)")
-    for name, words in (("evaluate", "held-out perplexity, beside counts of words"), ("sample", "let it write")):
+    for name, words in (
+        ("evaluate", "held-out perplexity, beside counts of words"),
+        ("sample", "let it write"),
+        ("show", "a page that shows which experts each token of a text goes to, block by block"),
+    ):
         q = what.add_parser(name, help=words)
         q.add_argument("folder", type=Path, metavar="DIR", help="where it is kept")
         if name == "evaluate":
@@ -80,6 +86,8 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
             q.add_argument("--temperature", type=float, default=0.8, metavar="X", help="0 takes the likeliest (0.8)")
             q.add_argument("--top-p", type=float, default=0.95, metavar="X", help="among the likeliest (0.95)")
             q.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (0)")
+        if name == "show":
+            q.add_argument("--page", type=Path, metavar="FILE", help="where the page goes (DIR/text.html)")
     return p
 
 
@@ -88,7 +96,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     p = parser(prog)
     args = p.parse_args(argv)
     try:
-        return {"train": _train, "evaluate": _evaluate, "sample": _sample}[args.what](args)
+        return {"train": _train, "evaluate": _evaluate, "sample": _sample, "show": _show}[args.what](args)
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"{p.prog}: {error}", file=sys.stderr)
         return WRONG
@@ -205,18 +213,34 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _sample(args: argparse.Namespace) -> int:
-    model, vocabulary, settings = kept.opened(args.folder)
-    prompt = vocabulary.encode(args.prompt)
+    (_, vocabulary, settings), ids, _ = _written(args)
+    print(f"(trained on {settings['text']})", file=sys.stderr)
+    print(vocabulary.decode(ids))
+    return DONE
+
+
+def _show(args: argparse.Namespace) -> int:
+    (model, vocabulary, settings), ids, prompt = _written(args)
+    words = [vocabulary.decode(ids[i : i + 1]) for i in range(len(ids))]
+    path = args.page or args.folder / "text.html"
+    title = f"{len(ids)} tokens and their experts"
+    write(path, page(model, words, ids, prompt, title, settings["text"]).encode())
+    print(path)
+    return DONE
+
+
+def _written(args: argparse.Namespace) -> tuple[kept.Kept, np.ndarray, int]:
+    """The model, a prompt with what it writes after it (T,), and how many tokens the prompt has."""
+    found = kept.opened(args.folder)
+    prompt = found.vocabulary.encode(args.prompt)
     if not len(prompt):
-        prompt = np.array([vocabulary.eos])
-    longest = None if model.embedding.positions is None else len(model.embedding.positions)
-    if longest is not None and len(prompt) + args.tokens > longest:
+        prompt = np.array([found.vocabulary.eos])
+    positions = found.model.embedding.positions
+    if positions is not None and len(prompt) + args.tokens > len(positions):
         raise ValueError(
-            f"expected at most {longest} tokens, prompt and continuation together, as this model has positions for; "
-            f"got {len(prompt)} and {args.tokens}"
+            f"expected at most {len(positions)} tokens, prompt and continuation together, as this model has positions "
+            f"for; got {len(prompt)} and {args.tokens}"
         )
     rng = np.random.default_rng(args.seed)
-    ids = sample(model, prompt, args.tokens, rng, temperature=args.temperature, top_p=args.top_p)
-    print(f"(trained on {settings['text']})", file=sys.stderr)
-    print(vocabulary.decode(ids[0]))
-    return DONE
+    ids = sample(found.model, prompt, args.tokens, rng, temperature=args.temperature, top_p=args.top_p)
+    return found, ids[0], len(prompt)
