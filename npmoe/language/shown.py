@@ -56,9 +56,8 @@ def page(model: Any, words: Sequence[str], ids: Array, prompt: int, title: str, 
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_CSS}</style></head><body>'
         f"<h1>{html.escape(title)}</h1><p class='small'>The model's text: {html.escape(text)}. Each token is "
-        "underlined in "
-        "the colour of the expert with the largest gate; small numbers are its experts, the largest gate first. The "
-        "bar is where the model begins to write by itself.</p>"
+        "underlined in the colour of the expert with the largest gate; small numbers are its experts, the largest gate "
+        "first. The bar is where the model begins to write by itself.</p>"
         f'<nav aria-label="Blocks">{links}</nav>{"".join(_section(site, words, prompt) for site in found)}'
         "</body></html>\n"
     )
