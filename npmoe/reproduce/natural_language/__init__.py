@@ -36,10 +36,10 @@ def _notes(claims: list[Claim], plan: Trial) -> list[str]:
 
 
 def _news(config: Any, arrays: Mapping[str, np.ndarray]) -> str:
-    if not isinstance(config, Stage):
+    if not isinstance(config, Measured):
         return ""
-    held = float(np.exp(arrays["held"].mean()))
-    return f"{config.model.label}: step {config.until} of {config.model.steps}, held-out perplexity {held:.0f}"
+    held = float(np.exp(arrays["loss"][-1]))
+    return f"{config.model.label}: held-out perplexity {held:.0f} after {config.model.steps} steps"
 
 
 SC2 = Paper(
