@@ -15,3 +15,14 @@ __version__ = "0.1.0"
 
 __all__ = ["Attention", "Block", "Embedding", "GeluExpert", "LayerNorm", "Linear", "MoE", "RMSNorm", "Residual", "Site"]
 __all__ += ["Stack", "SwigluExpert", "Transformer", "fit", "init", "load", "save", "site", "sites"]
+
+_LATER = ("checkpoint", "testing", "verify")  # rooms that are loaded when they are first named
+
+
+def __getattr__(name: str) -> object:
+    """``npmoe.checkpoint``, ``npmoe.testing`` and ``npmoe.verify`` without an import of their own."""
+    if name in _LATER:
+        from importlib import import_module
+
+        return import_module(f"npmoe.{name}")
+    raise AttributeError(f"module 'npmoe' has no attribute {name!r}")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import npmoe
+
 PACKAGE = Path(__file__).parent.parent / "npmoe"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -258,3 +260,12 @@ def test_nor_by_all_of_the_package_together():
     modules = loaded("\n".join(f"import {name}" for name in names))
     assert set(names) <= modules
     assert not modules & {"matplotlib", "torch", "jax", "autograd", "mpmath", "distributed", "dask", "transformers"}
+
+
+def test_some_rooms_are_loaded_when_they_are_first_named():
+    before = loaded("import npmoe")
+    assert not {"npmoe.checkpoint", "npmoe.verify"} & before
+    assert "npmoe.checkpoint.opened" in loaded("import npmoe; npmoe.checkpoint.open")
+    assert "npmoe.verify" in loaded("import npmoe; npmoe.verify.compare")
+    with pytest.raises(AttributeError, match="module 'npmoe' has no attribute 'chekpoint'"):
+        npmoe.chekpoint  # noqa: B018
