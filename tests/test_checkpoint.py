@@ -540,7 +540,3 @@ def test_a_tokenizer_reads_and_writes(released):
     ids = c.tokenize("The quick brown fox")
     assert c.decode(ids) == "The quick brown fox"
     assert c.forward(ids).shape == (len(ids), 4096)
-
-
-def test_the_bound_of_a_header_is_that_of_the_format():
-    assert reading._HEADER == 100_000_000

@@ -9,7 +9,7 @@ import pytest
 from cases import ROUNDING, close
 
 from npmoe.calculus import tree
-from npmoe.data.text import batches
+from npmoe.data.text import batches, windows
 from npmoe.geometry.spectra import k_at
 from npmoe.model.language import evaluate, train
 from npmoe.probe.function import NORMS
@@ -17,8 +17,8 @@ from npmoe.reproduce import __main__ as command
 from npmoe.reproduce.experiment import Models, Run
 from npmoe.reproduce.natural_language import SC2, measure, rollouts
 from npmoe.reproduce.natural_language.config import QUICK, Authors, Measured, Stage, Thinned, stages
-from npmoe.reproduce.natural_language.text import found, prepared, windows_of
-from npmoe.reproduce.natural_language.trained import build, model_at, recipe, stage
+from npmoe.reproduce.natural_language.text import found, prepared
+from npmoe.reproduce.natural_language.trained import build, held_out, model_at, recipe, stage
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +70,6 @@ def test_the_text_is_named_by_its_words(text, tmp_path):
     assert len(one.digest) == 16
 
 
-def test_windows_follow_one_another():
-    ids, targets = windows_of(np.arange(23), 5, 3)
-    np.testing.assert_array_equal(ids, np.arange(15).reshape(3, 5))
-    np.testing.assert_array_equal(targets, ids + 1)
-    assert windows_of(np.arange(23), 5, 99)[0].shape == (4, 5)
-
-
 def test_stages_are_one_training(config, runs):
     """Three stages, each of which reads the one before, end with the very bytes of a training at once."""
     assert [part.until for part in stages(config)] == [4, 8, 12]
@@ -85,7 +78,7 @@ def test_stages_are_one_training(config, runs):
     whole = np.concatenate([runs[part]["loss"][:-1] for part in stages(config)])
     np.testing.assert_array_equal(whole, [step.loss for step in steps])
     assert tree.flatten(end.model).tobytes() == runs[stages(config)[-1]]["theta"].tobytes()
-    held = evaluate(end.model, *windows_of(data.heldout.ids, config.T, config.held))
+    held = evaluate(end.model, *held_out(config))
     close(runs[stages(config)[-1]]["held"], held, ROUNDING)
     assert stages(config)[1].label == "top-2 language model, seed 0, steps 4 to 8"
 
@@ -104,8 +97,7 @@ def test_held_out_sequences_come_from_all_of_the_text(config, last):
     assert len(documents) > 1
     assert last[0].n <= config.tokens
     sequences = last[0].labels["token"].reshape(-1, config.T)
-    stream = prepared(config).heldout.ids
-    every = windows_of(stream, config.T, 10**6)[0]
+    every = windows(prepared(config).heldout, config.T)[0]
     assert all((every == row).all(axis=1).any() for row in sequences)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from npmoe import Site, Stack, site
 from npmoe.geometry.pca import n_eff
-from npmoe.probe.null import shuffled, thinned
+from npmoe.probe.null import permuted_router, random_router, shuffled, thinned
 
 EXAMPLES = settings(max_examples=40, deadline=None)
 
@@ -144,3 +144,36 @@ def test_a_target_out_of_reach_is_refused(target):
     s = Site(x=np.zeros((20, 1)), gates=np.ones((20, 1)), name="dense")
     with pytest.raises(ValueError, match=r"a mean n_eff within 1\.\.20, what all tokens of 'dense' give; got"):
         thinned(s, target, np.random.default_rng(0))
+
+
+# Other routers
+
+
+@pytest.mark.parametrize("null", [random_router, permuted_router])
+def test_another_router_is_as_sharp_and_reads_the_same_states(rng, null):
+    s = site(mixture(rng, 5, 7, 2, 2), rng.standard_normal((40, 7)))
+    other = null(s, np.random.default_rng(1))
+
+    def size(router):
+        W = router.matrix
+        return np.linalg.norm(W - W.mean(axis=0))
+
+    close(size(other.router), size(s.router), ROUNDING)
+    assert other.x is s.x
+    assert other.experts is s.experts
+    assert not np.array_equal(other.chosen, s.chosen)
+    gates, chosen = other.router.moe.route(s.x)  # what it says it chose is what its router chooses
+    np.testing.assert_array_equal(other.gates, gates)
+    np.testing.assert_array_equal(other.chosen, chosen)
+
+
+def test_permuting_a_router_keeps_each_experts_own_weights(rng):
+    s = site(mixture(rng, 5, 7, 2, 2), rng.standard_normal((4, 7)))
+    W = permuted_router(s, np.random.default_rng(1)).router.matrix
+    np.testing.assert_array_equal(np.sort(W, axis=1), np.sort(s.router.matrix, axis=1))
+
+
+@pytest.mark.parametrize("null", [random_router, permuted_router])
+def test_a_site_without_a_router_is_refused(rng, null):
+    with pytest.raises(ValueError, match=f"{null.__name__}.*router"):
+        null(Site(x=np.eye(3), gates=np.eye(3)), rng)

@@ -286,3 +286,19 @@ def test_what_does_not_fit_together_is_named(changed, error, message):
 def test_x_of_another_width_is_refused_by_the_site_of_a_model(moe):
     with pytest.raises(ValueError, match=r"expected x of shape \(n, 5\), the width of this model; got \(3, 4\)"):
         npmoe.site(moe, np.zeros((3, 4)))
+
+
+@pytest.mark.parametrize(
+    "rows", [slice(1, 4), np.array([4, 0, 0]), np.arange(6) % 2 == 0], ids=["slice", "index", "mask"]
+)
+def test_some_tokens_of_a_site_keep_all_that_is_theirs(rng, moe, rows):
+    x = rng.standard_normal((6, D))
+    s = site(Residual(Stack((norm(rng, D), moe))), x)
+    s = replace(s, labels={"token": np.arange(6)})
+    few = s.take(rows)
+    for of, whole in ((few.x, s.x), (few.gates, s.gates), (few.chosen, s.chosen), (few.before.x, s.before.x)):
+        np.testing.assert_array_equal(of, whole[rows])
+    np.testing.assert_array_equal(few.labels["token"], np.arange(6)[rows])
+    assert few.experts is s.experts
+    assert few.router is s.router
+    np.testing.assert_array_equal(few.before.norm.forward(few.before.x)[0], few.x)

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 
 from npmoe.geometry.pca import n_eff
-from npmoe.probe.site import Before, Site
+from npmoe.probe.site import Router, Site
 
-__all__ = ["shuffled", "thinned"]
+__all__ = ["permuted_router", "random_router", "shuffled", "thinned"]
 
 
 def shuffled(site: Site, rng: np.random.Generator) -> Site:
@@ -52,15 +52,38 @@ def thinned(site: Site, target: float, rng: np.random.Generator) -> Site:
     # mean n_eff of the first m tokens of the order, for every m at once
     growth = np.divide(total**2, squares, out=np.zeros_like(total), where=squares > 0).mean(axis=1)
     kept = np.sort(order[: int(np.abs(growth - target).argmin()) + 1])
-    before = site.before
-    if before is not None and before.x is not None:
-        before = Before(before.norm, before.x[kept], before.residual)
-    return replace(
-        site,
-        x=site.x[kept],
-        gates=site.gates[kept],
-        chosen=None if site.chosen is None else site.chosen[kept],
-        before=before,
-        labels={key: np.asarray(label)[kept] for key, label in site.labels.items()},
-        name=f"{site.name} thinned".strip(),
-    )
+    return replace(site.take(kept), name=f"{site.name} thinned".strip())
+
+
+def random_router(site: Site, rng: np.random.Generator) -> Site:
+    """The same hidden states behind a random router that is as sharp as the Site's, |C W|_F, and looks elsewhere.
+
+    Raises
+    ------
+    ValueError : for a Site without a router.
+    """
+    site.need("random_router", "router")
+    W = site.router.matrix  # type: ignore[union-attr]
+    other = rng.standard_normal(W.shape)
+    other *= np.linalg.norm(W - W.mean(axis=0)) / np.linalg.norm(other - other.mean(axis=0))
+    return _routed_by(site, other)
+
+
+def permuted_router(site: Site, rng: np.random.Generator) -> Site:
+    """The same hidden states behind the Site's router with its coordinates permuted.
+
+    Permuting its rows would relabel experts and change nothing.
+
+    Raises
+    ------
+    ValueError : for a Site without a router.
+    """
+    site.need("permuted_router", "router")
+    W = site.router.matrix  # type: ignore[union-attr]
+    return _routed_by(site, W[:, rng.permutation(W.shape[1])])
+
+
+def _routed_by(site: Site, W: np.ndarray) -> Site:
+    moe = replace(site.router.moe, router=W)  # type: ignore[union-attr]
+    gates, chosen = moe.route(site.x)
+    return replace(site, gates=gates, chosen=chosen, router=Router(moe))

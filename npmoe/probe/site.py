@@ -4,7 +4,7 @@ n tokens, d width, E experts, k experts a token.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -167,6 +167,26 @@ class Site:
         if self.chosen is None or e >= self.E - self.always:
             return np.arange(self.n)
         return np.flatnonzero((self.chosen == e).any(axis=1))
+
+    def take(self, rows: slice | Array) -> "Site":
+        """The Site of some of its tokens (an index array, a mask or a slice); experts and router stay.
+
+        Examples
+        --------
+        >>> Site(x=np.eye(3), gates=np.ones((3, 1)), labels={"token": np.arange(3)}).take(slice(2)).labels["token"]
+        array([0, 1])
+        """
+        before = self.before
+        if before is not None and before.x is not None:
+            before = Before(before.norm, before.x[rows], before.residual)
+        return replace(
+            self,
+            x=self.x[rows],
+            gates=self.gates[rows],
+            chosen=None if self.chosen is None else self.chosen[rows],
+            before=before,
+            labels={key: np.asarray(label)[rows] for key, label in self.labels.items()},
+        )
 
     @words.never_raises
     def __repr__(self) -> str:

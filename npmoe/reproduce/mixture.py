@@ -19,6 +19,7 @@ from npmoe.calculus.words import one_line
 from npmoe.data import synthetic
 from npmoe.model import init
 from npmoe.model.layers import Residual, RMSNorm, Stack
+from npmoe.reproduce.streams import generator_of
 
 __all__ = ["PRIMARY", "QUICK", "Batch", "Config", "batch", "build", "dense_of", "feed", "generator", "rounded"]
 
@@ -80,7 +81,7 @@ _STREAMS = ("x", "y", "dense", "moe", "front", "null", "thin", "gaussian")
 
 def generator(seed: int, stream: str, part: int = 0) -> np.random.Generator:
     """A generator of its own for each use: all models and nulls of a seed share the batch, and nothing else."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_STREAMS.index(stream), part))))
+    return generator_of(_STREAMS, seed, stream, part)
 
 
 class Batch(NamedTuple):

@@ -1,8 +1,8 @@
 """SC2: version 2 of "Mixture-of-Experts as Soft Clustering", on a language model trained on text; and MY on the same.
 
 `config`: what one run is; `text`: the corpus as ids; `trained`: stages of training; `axes`: which models are compared;
-`measure`: what is measured on one model; `ways`: statistics, margins and nulls; `claims`: what the papers say;
-`figures`: as data; `sentences`: each effect in its own unit.
+`measure` and `rollouts`: what is measured on one model; `ways` and `routing_ways`: statistics, margins and nulls of SC2
+and of MY; `claims`: what the papers say; `figures`: as data; `sentences`: each effect in its own unit.
 """
 
 from collections.abc import Mapping

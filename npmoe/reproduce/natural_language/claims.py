@@ -1,7 +1,7 @@
 """The claims of SC2, and those of MY that need a language model: what each says, which models it reads, its ways."""
 
 from npmoe.reproduce.experiment import Experiment, Spec
-from npmoe.reproduce.natural_language import ways
+from npmoe.reproduce.natural_language import routing_ways, ways
 from npmoe.reproduce.natural_language.axes import ROLES
 from npmoe.reproduce.natural_language.config import BASE, QUICK, Measured
 
@@ -71,11 +71,11 @@ SPECS = (
         "Similarity of hidden states explains similarity of expert usage in a language model.",
         "no number",
         ("top2",),
-        ways.in_practice(),
+        routing_ways.in_practice(),
         note="MY.1c on text. Tokens of the middle block are compared by the overlap of their masks, sequences by the "
         "cosine of their visit counts. First tokens are left out.",
         beside=tuple(
-            (f"share of the choice that {what} {how}, {where}", words, ways.beside(name, i, layer))
+            (f"share of the choice that {what} {how}, {where}", words, routing_ways.beside(name, i, layer))
             for i, what in enumerate(("the token", "the position", "the document"))
             for where, layer in (("first block", 0), ("last block", -1))
             for how, words, name in (
@@ -89,7 +89,7 @@ SPECS = (
         "In a language model the balance loss suppresses the router's response to what all tokens share.",
         "no number",
         (),
-        ways.suppressed(),
+        routing_ways.suppressed(),
         note="MY.3 on text. It needs a model trained with the balance loss, which --full adds.",
     ),
     Spec(
@@ -97,13 +97,17 @@ SPECS = (
         "Answers of different authors to one question share no more experts than answers to different questions.",
         "about 60 %",
         ("authors",),
-        ways.no_higher(),
+        routing_ways.no_higher(),
         note="Authors are the top-2 models of three seeds. Each answers the same held-out prompts twice, and the "
         "model of this seed reads all texts. No higher means: by less than 0.02 over the whole interval. A claim of "
         "equality cannot exceed a null model without anything in common.",
         beside=(
             *(
-                (f"Jaccard of top-80 % sets, {what}", "mean over blocks and pairs of texts", ways.author_overlap(i))
+                (
+                    f"Jaccard of top-80 % sets, {what}",
+                    "mean over blocks and pairs of texts",
+                    routing_ways.author_overlap(i),
+                )
                 for i, what in enumerate(
                     (
                         "one question, one author",
@@ -113,7 +117,7 @@ SPECS = (
                     )
                 )
             ),
-            ("Jaccard of random sets of these sizes", "exact", ways.author_chance),
+            ("Jaccard of random sets of these sizes", "exact", routing_ways.author_chance),
         ),
     ),
     Spec(
@@ -121,7 +125,7 @@ SPECS = (
         "How similarly two prompts are routed does not predict how similarly their rollouts are.",
         "no number",
         ("top2",),
-        ways.unpredicted(),
+        routing_ways.unpredicted(),
         note="A prompt against its own continuation, sampled at temperature 1. Does not predict means: a correlation "
         "below 0.1 over the whole interval. A claim of no relation cannot exceed a null model without any.",
     ),
@@ -130,9 +134,9 @@ SPECS = (
         "In deep layers unrelated inputs use nearly the same experts.",
         "no number",
         ("top2",),
-        ways.unrelated(),
+        routing_ways.unrelated(),
         beside=tuple(
-            (f"Jaccard of top-80 % sets, {what}, {where}", "mean over pairs", ways.by_block(name, layer))
+            (f"Jaccard of top-80 % sets, {what}, {where}", "mean over pairs", routing_ways.by_block(name, layer))
             for what, name in (
                 ("sequences of different documents", "unrelated"),
                 ("two halves of one", "unrelated floor"),
@@ -147,20 +151,20 @@ SPECS = (
         "The same token in different contexts uses the same experts in the first layer only.",
         "no number",
         ("top2",),
-        ways.same_token(),
+        routing_ways.same_token(),
     ),
     Spec(
         "MY.9",
         "Keeping only the most used experts of the last two layers costs little on prompts and much on rollouts.",
         "under 10 % on prompts",
         ("top2",),
-        ways.pruning(),
+        routing_ways.pruning(),
         (),
-        (ways.increase(0), (-100.0, 10.0), "% more loss on prompts"),
+        (routing_ways.increase(0), (-100.0, 10.0), "% more loss on prompts"),
         "Three of eight experts are kept, those that prompts use most; the paper keeps 12 of 32. Rollouts are the "
         "model's own continuations.",
-        (("loss on rollouts, increase in %", "the same experts kept", ways.increase(1)),),
+        (("loss on rollouts, increase in %", "the same experts kept", routing_ways.increase(1)),),
     ),
 )
 
-EXPERIMENT = Experiment(BASE, QUICK, ROLES, SPECS, Measured, lean={"lean": True})
+EXPERIMENT = Experiment(BASE, QUICK, ROLES, SPECS, Measured)

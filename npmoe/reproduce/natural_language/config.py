@@ -37,17 +37,11 @@ class Config:
     lr: float = 6e-3
     decay: float = 0.01
     balance: float = 0.0  # weight of Switch's balance loss
-    z: float = 0.0  # weight of the router's z-loss
-    norm: str = "layer"
-    expert: str = "gelu"
-    renormalize: bool = True
-    temperature: float = 1.0
     dtype: str = "float32"  # trained in; measured in float64
     held: int = 512  # held-out sequences that the loss is taken on
     tokens: int = 2048  # held-out tokens that are measured
     spectra: int = 512  # of which so many have their whole layer's Jacobian decomposed
     draws: int = 20  # of each random null model
-    lean: bool = False  # measure what the primary ways need (runs of *train* interpretations)
 
     @property
     def label(self) -> str:

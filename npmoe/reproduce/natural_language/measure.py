@@ -3,12 +3,11 @@
 L layers, E experts, k experts a token, s stages, n held-out tokens. Ends: untrained and trained.
 
 steps (s + 1,), loss (s + 1,)         ends of the stages, 0 among them; held-out loss there
-train loss (steps,)                   of each batch
 layer norms (s + 1, L, 2, 8)          of the whole feed-forward, without and with the router's term, `function.NORMS`
 norms (2, L, E, 8)                    of each expert on its own tokens; leading values per token are NaN
 cosines (2, L, E, E)                  between the experts' mean Jacobians
 curvature (2, L, E)                   root mean square of the Hessian's norm; of GELU experts
-k90, cum10 (weighting, L, E), n_eff (L, E)      principal components of what experts are given
+k90, cum10 (weighting, L, E)          principal components of what experts are given
 shuffled k90, cum10 (draw, weighting, L), shuffled cosines (draw, L, E, E)
 share (L, E)                          of all choices, or of the gates' sum
 response (2, L, 4), size (2, L)       the router's response along the mean hidden state: see `router.mean_response`
@@ -18,7 +17,6 @@ unrelated (L,), unrelated floor (L,)  Jaccard of top-P sets of different sequenc
 same token, other token (2, L)        mask overlap of equal tokens in other sequences, of different tokens; both ends
 explained, explained null (3, L)      information of token, position, document on the choice over the choice's entropy
 baselines (3,)                        of a dense model: unigram, Kneser-Ney bigram and trigram, nats per held-out token
-unknown ()                            share of <unk> among the held-out tokens
 predicts, pruned, ...                 on prompts and rollouts: see `npmoe.reproduce.natural_language.rollouts`
 
 A model thinned to the n_eff of another (`thin`) has k90 (L,) and n_eff (L,), the one aimed at.
@@ -30,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from npmoe.data.text import kneser_ney, unigram
+from npmoe.data.text import kneser_ney, unigram, windows
 from npmoe.geometry import association
 from npmoe.geometry.overlap import jaccard, top_p
 from npmoe.geometry.pca import n_eff
@@ -38,43 +36,31 @@ from npmoe.geometry.spectra import cosines, defined_mean, k_at, share
 from npmoe.model.language import evaluate
 from npmoe.probe import function, router, usage
 from npmoe.probe.language import sites
-from npmoe.probe.null import shuffled, thinned
+from npmoe.probe.null import permuted_router, random_router, shuffled, thinned
 from npmoe.probe.representation import WEIGHTINGS, routed_pca
-from npmoe.probe.site import Router, Site
+from npmoe.probe.site import Site
 from npmoe.reproduce.natural_language.config import Config, Measured, Stage, Thinned
-from npmoe.reproduce.natural_language.rollouts import rollouts
-from npmoe.reproduce.natural_language.text import prepared, windows_of
-from npmoe.reproduce.natural_language.trained import build, generator, model_at
+from npmoe.reproduce.natural_language.rollouts import TOP, rollouts
+from npmoe.reproduce.natural_language.text import prepared
+from npmoe.reproduce.natural_language.trained import build, generator, held_out, model_at
 
-__all__ = ["TOP", "compute", "found_sites", "thin"]
+__all__ = ["compute", "found_sites", "thin"]
 
 Array = np.ndarray
 Arrays = dict[str, Array]
 
-TOP = 0.8  # share that a top-P set holds, as MY has it
 PAIRED = 320  # tokens of which all pairs are compared
 
 
 def found_sites(config: Config, arrays: Mapping[str, Array] | None) -> list[Site]:
     """The Sites of a model on held-out text: n tokens, sequence after sequence, two neighbours from each place."""
     data = prepared(config)
-    ids, document = (windows_of(of, config.T, len(of))[0] for of in (data.heldout.ids, data.heldout.document))
+    ids, _ = windows(data.heldout, config.T)
+    document = data.heldout.document[: ids.size].reshape(ids.shape)
     # spread over all of the text: the first sequences would be of one document
     starts = np.linspace(0, len(ids) - 2, max(1, min(config.tokens // config.T, len(ids)) // 2)).astype(int)
     rows = np.unique(np.concatenate([starts, starts + 1]))
     return list(sites(model_at(config, arrays), ids[rows], {"document": document[rows].ravel()}))
-
-
-def some(site: Site, rows: Array | slice) -> Site:
-    """The Site of some of its tokens."""
-    return replace(
-        site,
-        x=site.x[rows],
-        gates=site.gates[rows],
-        chosen=None if site.chosen is None else site.chosen[rows],
-        before=None,
-        labels={name: label[rows] for name, label in site.labels.items()},
-    )
 
 
 def compute(config: Measured, read: Mapping[Stage, Mapping[str, Array]]) -> Arrays:
@@ -86,7 +72,6 @@ def compute(config: Measured, read: Mapping[Stage, Mapping[str, Array]]) -> Arra
     out = {
         "steps": np.array([0, *(stage.until for stage in stages)]),
         "loss": np.array([_untrained(of), *(float(read[stage]["held"].mean()) for stage in stages)]),
-        "train loss": np.concatenate([read[stage]["loss"][:-1] for stage in stages]),
         "layer norms": np.array([[_layer(site, of) for site in here] for here in followed]),
         **_function(first, last, of),
         **_representation(last, of),
@@ -95,32 +80,28 @@ def compute(config: Measured, read: Mapping[Stage, Mapping[str, Array]]) -> Arra
         out |= _routing(first, last, of)
     if 1 < of.E != of.k:
         out |= rollouts(of, read[stages[-1]])
-    if of.E == 1 and not of.lean:
+    if of.E == 1:
         out |= _baselines(of)
     return out
 
 
 def _untrained(config: Config) -> float:
     """Held-out loss before training, on the tokens that `held` losses are of."""
-    ids, targets = windows_of(prepared(config).heldout.ids, config.T, config.held)
-    return float(evaluate(build(config), ids, targets).mean())
+    return float(evaluate(build(config), *held_out(config)).mean())
 
 
 def _layer(site: Site, config: Config) -> Array:
-    experts, whole, _ = function.layer_norms(some(site, slice(config.spectra)))
+    experts, whole, _ = function.layer_norms(site.take(slice(config.spectra)))
     return np.stack([experts, whole])
 
 
 def _function(first: list[Site], last: list[Site], config: Config) -> Arrays:
-    found: dict[str, list[Any]] = {"norms": [], "cosines": []}
-    if config.expert == "gelu":
-        found["curvature"] = []
+    found: dict[str, list[Any]] = {"norms": [], "cosines": [], "curvature": []}
     for here in (first, last):
         surveys = [function.survey(site, tokens=False) for site in here]
         found["norms"].append([survey.norms for survey in surveys])
         found["cosines"].append([cosines(survey.means) for survey in surveys])
-        if "curvature" in found:
-            found["curvature"].append([function.curvature(site) for site in here])
+        found["curvature"].append([function.curvature(site) for site in here])
     out = {name: np.array(values) for name, values in found.items()}
     if config.E > 1:
         rng = generator(config.seed, "null")
@@ -131,15 +112,14 @@ def _function(first: list[Site], last: list[Site], config: Config) -> Arrays:
 
 
 def _representation(last: list[Site], config: Config) -> Arrays:
-    weightings = WEIGHTINGS[:1] if config.lean else WEIGHTINGS
-    values = np.array([[routed_pca(site, w).eigenvalues for site in last] for w in weightings])  # (weighting, L, E, d)
-    out = {"k90": k_at(values), "cum10": share(values, 10), "n_eff": np.array([n_eff(site.gates) for site in last])}
+    values = np.array([[routed_pca(site, w).eigenvalues for site in last] for w in WEIGHTINGS])  # (weighting, L, E, d)
+    out = {"k90": k_at(values), "cum10": share(values, 10)}
     if config.E > 1:
         rng = generator(config.seed, "null", 1)
         draws = []
         for _ in range(config.draws):
             null = [shuffled(site, rng) for site in last]
-            eigenvalues = np.array([[routed_pca(site, w).eigenvalues for site in null] for w in weightings])
+            eigenvalues = np.array([[routed_pca(site, w).eigenvalues for site in null] for w in WEIGHTINGS])
             draws.append([defined_mean(k_at(eigenvalues)), defined_mean(share(eigenvalues, 10))])
         out["shuffled k90"], out["shuffled cum10"] = np.moveaxis(np.array(draws), 1, 0)
     return out
@@ -198,8 +178,8 @@ def _mantel(first: list[Site], last: list[Site], config: Config) -> Arrays:
 
     random, permuted = [], []
     for _ in range(config.draws):
-        random.append(of([_routed_by(site, _like(site, null)) for site in last]))
-        permuted.append(of([_routed_by(site, _matrix(site)[:, null.permutation(config.d)]) for site in last]))
+        random.append(of([random_router(site, null) for site in last]))
+        permuted.append(of([permuted_router(site, null) for site in last]))
     return {
         "mantel": of(last),
         "mantel start": of(first),
@@ -208,26 +188,8 @@ def _mantel(first: list[Site], last: list[Site], config: Config) -> Arrays:
     }
 
 
-def _matrix(site: Site) -> Array:
-    return site.router.matrix  # type: ignore[union-attr]
-
-
-def _like(site: Site, rng: np.random.Generator) -> Array:
-    """A random router as sharp as this one: |C W|_F is kept."""
-    W = _matrix(site)
-    other = rng.standard_normal(W.shape)
-    return other * np.linalg.norm(W - W.mean(axis=0)) / np.linalg.norm(other - other.mean(axis=0))
-
-
-def _routed_by(site: Site, W: Array) -> Site:
-    """The same hidden states behind another router."""
-    moe = replace(site.router.moe, router=W)  # type: ignore[union-attr]
-    gates, chosen = moe.route(site.x)
-    return replace(site, gates=gates, chosen=chosen, router=Router(moe))
-
-
 def _correlations(site: Site, rows: Array, later: Array) -> tuple[float, float]:
-    few, kept = some(site, rows), some(site, later)
+    few, kept = site.take(rows), site.take(later)
     rng = np.random.default_rng(0)  # one permutation, which nothing reads
     tokens = association.mantel(usage.hidden_similarity(few), usage.similarity(few, "set_overlap"), rng, 1)
     sequences = association.mantel(
@@ -239,7 +201,7 @@ def _correlations(site: Site, rows: Array, later: Array) -> tuple[float, float]:
 def _unrelated(site: Site) -> tuple[float, float]:
     """Jaccard of top-P sets of sequences from different documents, and of two halves of a sequence: mean over pairs."""
     T = int(site.labels["position"].max()) + 1
-    later = some(site, site.labels["position"] > 0)
+    later = site.take(site.labels["position"] > 0)
     _, P = usage.frequencies(later, "sequence")
     document = site.labels["document"].reshape(-1, T)
     sets = top_p(P, TOP)
@@ -248,7 +210,7 @@ def _unrelated(site: Site) -> tuple[float, float]:
     apart &= (document[i, -1] != document[j, 0]) & (document[i, 0] != document[j, -1])
     both = jaccard(sets[i[apart]], sets[j[apart]]) if apart.any() else np.array([np.nan])
     odd = later.labels["position"] % 2
-    halves = [usage.frequencies(some(later, odd == side), "sequence")[1] for side in (0, 1)]
+    halves = [usage.frequencies(later.take(odd == side), "sequence")[1] for side in (0, 1)]
     return float(np.mean(both)), float(np.mean(jaccard(*(top_p(half, TOP) for half in halves))))
 
 
@@ -301,8 +263,7 @@ def _information(label: Array, chosen: Array, E: int) -> float:
 def _baselines(config: Config) -> Arrays:
     """Unigram, and Kneser-Ney bigram and trigram, on the very tokens that the model is judged on."""
     data = prepared(config)
-    _, targets = windows_of(data.heldout.ids, config.T, config.held)
-    ids = data.heldout.ids[: targets.size + 1]
+    ids = data.heldout.ids[: held_out(config)[1].size + 1]
     return {
         "baselines": np.array(
             [
@@ -311,5 +272,4 @@ def _baselines(config: Config) -> Arrays:
                 kneser_ney(data.train.ids, ids, config.V, 3),
             ]
         ),
-        "unknown": np.array(data.vocabulary.unknown(ids)),
     }

@@ -1,8 +1,7 @@
 """Texts that the models write themselves, and how they are routed: the claims of MY on prompts and rollouts.
 
-P prompts, t tokens a prompt, c tokens a continuation, L layers, E experts; Q questions, A authors, S samples.
+L layers; Q questions, A authors, S samples.
 
-prompt usage, rollout usage (L, P, E)     shares of visits of each prompt, without its first token, and continuation
 predicts (L,), predicts null (draw, L)    Mantel correlation of both over pairs of prompts; continuations reassigned
 pruned (2, 3)                             mean loss on prompts and on continuations: whole, with the most used experts
                                           of the last two layers kept, and of the first two
@@ -28,12 +27,12 @@ from npmoe.reproduce.natural_language.config import Authors, Config, Stage
 from npmoe.reproduce.natural_language.text import prepared
 from npmoe.reproduce.natural_language.trained import generator, model_at
 
-__all__ = ["KEPT", "authors", "prompts_of", "rollouts"]
+__all__ = ["KEPT", "TOP", "authors", "prompts_of", "rollouts"]
 
 Array = np.ndarray
 Arrays = dict[str, Array]
 
-TOP = 0.8
+TOP = 0.8  # share that a top-P set holds, as MY has it
 KEPT = 3 / 8  # of the experts, as the paper keeps 12 of 32
 SAMPLES = 2
 
@@ -69,8 +68,6 @@ def rollouts(config: Config, arrays: Mapping[str, Array]) -> Arrays:
     rng = generator(config.seed, "rollouts", 1)
     order = [rng.permutation(P) for _ in range(config.draws)]
     return {
-        "prompt usage": of_prompt,
-        "rollout usage": of_rollout,
         "predicts": _predicts(of_prompt, of_rollout),
         "predicts null": np.array([_predicts(of_prompt, of_rollout[:, o]) for o in order]),
         **_pruning(model, texts, t, of_prompt, config),

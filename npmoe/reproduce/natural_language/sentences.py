@@ -3,7 +3,7 @@
 from math import exp
 
 from npmoe.ledger.told import Amount, Telling, Told, signed
-from npmoe.reproduce.natural_language.ways import EQUAL, TOLERANCE
+from npmoe.reproduce.natural_language.routing_ways import EQUAL, TOLERANCE
 
 __all__ = ["TELLINGS"]
 

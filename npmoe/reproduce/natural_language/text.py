@@ -5,13 +5,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from npmoe.calculus.words import one_line
 from npmoe.data.text import Corpus, Stream, Vocabulary, open_corpus, stream
 from npmoe.reproduce.natural_language.config import Config, Text
 
-__all__ = ["Prepared", "found", "prepared", "windows_of"]
+__all__ = ["Prepared", "found", "prepared"]
 
 
 class Prepared(NamedTuple):
@@ -59,9 +57,3 @@ def _prepared(text: Text, V: int) -> Prepared:
 def prepared(config: Config) -> Prepared:
     """The corpus of a config as ids."""
     return _prepared(config.text, config.V)
-
-
-def windows_of(ids: np.ndarray, T: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most so many consecutive windows (m, T) and the words that follow each token."""
-    m = min(most, (len(ids) - 1) // T)
-    return ids[: m * T].reshape(m, T), ids[1 : m * T + 1].reshape(m, T)

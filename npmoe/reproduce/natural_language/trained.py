@@ -1,7 +1,7 @@
 """A language model trained stage by stage; each stage is a run that reads the one before.
 
 p parameters. Arrays of a stage: theta, m, v (p,), parameters and Adam's moments at its end (of the last stage theta
-alone); loss, norm (steps of the stage,); held (held-out sequences, T) losses at its end.
+alone); loss (steps of the stage,); held (held-out sequences, T) losses at its end.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,30 +9,30 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from npmoe.calculus import tree
-from npmoe.data.text import batches
+from npmoe.data.text import batches, windows
 from npmoe.model import init
 from npmoe.model.balance import Balance
 from npmoe.model.language import Progress, Recipe, evaluate, train
 from npmoe.model.transformer import Transformer
 from npmoe.reproduce.natural_language.config import Config, Stage
-from npmoe.reproduce.natural_language.text import prepared, windows_of
+from npmoe.reproduce.natural_language.text import prepared
+from npmoe.reproduce.streams import generator_of
 
-__all__ = ["build", "generator", "model_at", "stage"]
+__all__ = ["build", "generator", "held_out", "model_at", "recipe", "stage"]
 
 Array = np.ndarray
 Arrays = dict[str, Array]
 
-_STREAMS = ("model", "batches", "null", "thin", "pairs", "prompts", "rollouts", "baseline")
+_STREAMS = ("model", "batches", "null", "thin", "pairs", "prompts", "rollouts")
 
 
 def generator(seed: int, stream: str, part: int = 0) -> np.random.Generator:
     """A generator of its own for each use: all models of a seed see the same batches."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_STREAMS.index(stream), part))))
+    return generator_of(_STREAMS, seed, stream, part)
 
 
 def build(config: Config) -> Transformer:
     """The untrained model in the dtype of training; soft and top-k models of a seed start from the same weights."""
-    rotary = config.norm == "rms"
     return init.transformer(
         generator(config.seed, "model", int(config.E > 1)),
         V=config.V,
@@ -42,22 +42,22 @@ def build(config: Config) -> Transformer:
         h=config.h,
         E=config.E,
         k=config.k,
-        longest=None if rotary else config.T,
-        rotary=1e4 if rotary else None,
-        norm=config.norm,
-        expert=config.expert,
-        renormalize=config.renormalize,
-        temperature=config.temperature,
+        longest=config.T,
         dtype=np.dtype(config.dtype).type,
     )
 
 
 def recipe(config: Config) -> Recipe:
     """How it is trained."""
-    balances = [Balance("switch", weight=config.balance)] * bool(config.balance)
-    balances += [Balance("z", weight=config.z)] * bool(config.z)
-    return Recipe(steps=config.steps, lr=config.lr, warmup=max(1, config.steps // 20), decay=config.decay,
-                  balances=tuple(balances))  # fmt: skip
+    balances = (Balance("switch", weight=config.balance),) if config.balance else ()
+    warmup = max(1, config.steps // 20)
+    return Recipe(steps=config.steps, lr=config.lr, warmup=warmup, decay=config.decay, balances=balances)
+
+
+def held_out(config: Config) -> tuple[Array, Array]:
+    """The held-out sequences that losses are taken on, ids and targets (m, T)."""
+    ids, targets = windows(prepared(config).heldout, config.T)
+    return ids[: config.held], targets[: config.held]
 
 
 def stage(config: Stage, read: Mapping[Stage, Mapping[str, Array]] | None = None) -> Arrays:
@@ -68,16 +68,15 @@ def stage(config: Stage, read: Mapping[Stage, Mapping[str, Array]] | None = None
     start = None
     for before, there in (read or {}).items():
         start = Progress(before.until, *(there[name].copy() for name in ("theta", "m", "v")))
-    loss, norm = [], []
+    loss = []
     for step in train(model, batch, recipe(of), start, config.until):
         loss.append(step.loss)
-        norm.append(step.norm)
         if step.progress is not None:
             found = {"theta": step.progress.theta, "m": step.progress.m, "v": step.progress.v}
-            held = evaluate(step.model, *windows_of(data.heldout.ids, of.T, of.held))
+            held = evaluate(step.model, *held_out(of))
     if config.until == of.steps:
         found = {"theta": found["theta"]}
-    return {**found, "loss": np.array(loss), "norm": np.array(norm), "held": held}
+    return {**found, "loss": np.array(loss), "held": held}
 
 
 def model_at(config: Config, arrays: Mapping[str, Array] | None) -> Transformer:

@@ -1,6 +1,6 @@
-"""Ways to measure the claims of SC2, and those of MY that need a language model, as numbers T with margins and nulls.
+"""Ways to measure the claims of SC2 as numbers T, with margins and nulls. Those of MY on text are `routing_ways`.
 
-T is oriented so that the claim says T > 0, and is a mean over layers unless a way names one. `docs/verdicts.md` fixes
+T is oriented so that the claim says T > 0, and is a mean over blocks unless a way names one. `docs/verdicts.md` fixes
 statistics, margins and primaries.
 """
 
@@ -9,24 +9,12 @@ from math import log
 import numpy as np
 
 from npmoe.geometry.spectra import defined_mean, rms_cosine
-from npmoe.ledger import CORRELATION, COUNT, RATIO, SHARE
+from npmoe.ledger import COUNT, RATIO, SHARE
 from npmoe.probe.function import NORMS
 from npmoe.probe.representation import WEIGHTINGS
 from npmoe.reproduce.experiment import Models, Run, Statistic, Way
 
-__all__ = ["alignment", "author_chance", "author_overlap", "baseline", "beside", "by_block", "concentrated"]
-__all__ += [
-    "curvature",
-    "higher_rank",
-    "in_practice",
-    "increase",
-    "no_higher",
-    "perplexity",
-    "pruning",
-    "same_token",
-    "sensitivity",
-]
-__all__ += ["suppressed", "unpredicted", "unrelated"]
+__all__ = ["alignment", "baseline", "concentrated", "curvature", "higher_rank", "perplexity", "sensitivity"]
 
 Array = np.ndarray
 START, END = 0, 1
@@ -245,214 +233,6 @@ def concentrated() -> tuple[Way, ...]:
     return tuple(way(name, w) for name in ("k90", "cum10") for w in range(len(WEIGHTINGS)))
 
 
-# ---- MY on a language model ------------------------------------------------------------------------------------------
-
-TOKENS, SEQUENCES = 0, 1
-
-
-def in_practice() -> tuple[Way, ...]:
-    """How much of usage similarity the similarity of hidden states explains."""
-
-    def way(of: int | None, layer: int | None) -> Way:
-        def read(table: Array) -> float:
-            column = table[:, 1 if layer is None else layer]  # the middle of three layers
-            return float(column.min() if of is None else column[of])
-
-        def drawn(name: str) -> Statistic:
-            return lambda m: _mean([read(table) for table in m["top2"][name]])
-
-        what = {None: "the lesser of tokens and sequences", TOKENS: "tokens", SEQUENCES: "sequences"}[of]
-        where = "middle block" if layer is None else f"block {layer}"
-        return Way(
-            f"{what}, {where}",
-            f"Mantel correlation of the cosine of hidden states with mask overlap (tokens) and with the cosine of "
-            f"visit counts (sequences), {what}, {where}, first tokens left out",
-            lambda m: read(m["top2"]["mantel"]),
-            CORRELATION,
-            (
-                ("random router", "chance", drawn("mantel random")),
-                ("coordinates permuted", "chance", drawn("mantel permuted")),
-                ("untrained", "chance", lambda m: read(m["top2"]["mantel start"])),
-            ),
-        )
-
-    return (way(None, None), *(way(of, layer) for of in (TOKENS, SEQUENCES) for layer in range(3)))
-
-
-def suppressed() -> tuple[Way, ...]:
-    """How much weaker the router responds along the mean hidden state with the balance loss."""
-
-    def response(m: Models, role: str, column: int) -> Array:
-        run = m[role]
-        return run["response"][END, :, 0] if column == 0 else run["size"][END] * run["response"][END, :, column]
-
-    def T(m: Models, column: int = 0) -> float:
-        return _mean(np.log(response(m, "top2", column)) - np.log(response(m, "balanced", column)))
-
-    return (
-        Way(
-            "response, weight 0.01",
-            "log of |C W mu|, the router's response along the mean hidden state, without the loss over weight 0.01, "
-            "mean over blocks",
-            T,
-            RATIO,
-            (
-                ("random directions of equal norm", "control", lambda m: T(m, 2)),
-                ("response along the data less its mean", "chance", lambda m: T(m, 3)),
-            ),
-            ("top2", "balanced"),
-            "measure",
-            True,
-        ),
-    )
-
-
-def unrelated() -> tuple[Way, ...]:
-    """How much more alike unrelated sequences are routed in the last block than in the first."""
-
-    def T(m: Models, name: str = "unrelated") -> float:
-        jaccard = m["top2"][name]
-        return float(jaccard[-1] - jaccard[0])
-
-    return (
-        Way(
-            "last block minus first",
-            "Jaccard of the smallest sets of experts that hold 80 % of a sequence's usage, pairs of sequences from "
-            "different documents, last block minus first",
-            T,
-            0.05,
-            (("two halves of one sequence", "control", lambda m: T(m, "unrelated floor")),),
-        ),
-    )
-
-
-def same_token() -> tuple[Way, ...]:
-    """How much more experts equal tokens share in the first block than in the last."""
-
-    def way(minus: bool) -> Way:
-        def T(m: Models, end: int = END, name: str = "same token") -> float:
-            overlap = m["top2"][name][end]
-            if minus:
-                overlap = overlap - m["top2"]["other token"][end]
-            return float(overlap[0] - overlap[-1])
-
-        nulls: tuple[tuple[str, str, Statistic], ...] = (("untrained", "chance", lambda m: T(m, START)),)
-        if not minus:
-            nulls = (("different tokens", "chance", lambda m: T(m, name="other token")), *nulls)
-        beyond = ", less that of different tokens" if minus else ""
-        return Way(
-            f"first block minus last{beyond}",
-            f"share of experts in common of equal tokens in different sequences{beyond}, first block minus last",
-            T,
-            SHARE,
-            nulls,
-        )
-
-    return way(False), way(True)
-
-
-# ---- MY on prompts and rollouts --------------------------------------------------------------------------------------
-
-TOLERANCE = 0.2  # of a correlation: "does not predict" is read as less than 0.1, the whole interval
-EQUAL = 0.04  # of a Jaccard: "no higher" is read as by less than 0.02, the whole interval
-
-
-def unpredicted() -> tuple[Way, ...]:
-    """How little the similarity of two prompts' routing says of that of their continuations."""
-
-    def way(layer: int | None) -> Way:
-        def read(r: Array) -> float:
-            return TOLERANCE - float(r.mean() if layer is None else r[layer])
-
-        where = "mean over blocks" if layer is None else f"block {layer}"
-        return Way(
-            where,
-            "0.2 minus the Mantel correlation, over pairs of prompts, of the cosine of the prompts' visits with that "
-            f"of their own continuations' visits, {where}",
-            lambda m: read(m["top2"]["predicts"]),
-            CORRELATION,
-            (
-                (
-                    "continuations reassigned",
-                    "chance",
-                    lambda m: _mean([read(r) for r in m["top2"]["predicts null"]]),
-                ),
-            ),
-        )
-
-    return (way(None), *(way(i) for i in range(3)))
-
-
-def pruning() -> tuple[Way, ...]:
-    """How much more pruning the last two blocks costs on rollouts than on prompts."""
-
-    def cost(found: Array, whole: Array) -> float:
-        """Relative increase of the loss, rollouts minus prompts; a ratio of the two has no sense where one is "
-        "negative."""
-        prompts, own = found / whole - 1
-        return float(own - prompts)
-
-    def kept(m: Models, column: int) -> float:
-        table = m["top2"]["pruned"]
-        return cost(table[:, column], table[:, 0])
-
-    def random(m: Models) -> float:
-        return _mean([cost(found, m["top2"]["pruned"][:, 0]) for found in m["top2"]["pruned random"]])
-
-    return (
-        Way(
-            "increase of loss, rollouts minus prompts",
-            "relative increase of the loss on the model's own continuations minus that on prompts, with the 3/8 of the "
-            "experts kept that prompts use most, in the last two blocks",
-            lambda m: kept(m, 1),
-            SHARE,
-            (
-                ("a random 3/8", "chance", random),
-                ("the first two blocks", "control", lambda m: kept(m, 2)),
-            ),
-        ),
-    )
-
-
-def increase(row: int) -> Statistic:
-    """Increase of the loss by pruning, in per cent: 0 prompts, 1 rollouts."""
-    return lambda m: 100 * float(m["top2"]["pruned"][row, 1] / m["top2"]["pruned"][row, 0] - 1)
-
-
-ONE, OTHERS, QUESTIONS, NEITHER = range(4)  # columns of the array "authors"
-
-
-def no_higher() -> tuple[Way, ...]:
-    """How much less different authors' answers to one question share than answers to different questions."""
-
-    def way(layer: int | None) -> Way:
-        def read(table: Array) -> float:
-            gap = table[:, QUESTIONS] - table[:, OTHERS]
-            return EQUAL + float(gap.mean() if layer is None else gap[layer])
-
-        where = "mean over blocks" if layer is None else f"block {layer}"
-        return Way(
-            f"other questions against other authors, {where}",
-            "0.04 plus the Jaccard of top-80 % sets of answers of one author to different questions, less that of "
-            f"answers of different authors to one question, {where}",
-            lambda m: read(m["authors"]["authors"]),
-            SHARE,
-            (("questions permuted", "chance", lambda m: _mean([read(t) for t in m["authors"]["authors null"]])),),
-        )
-
-    return (way(None), *(way(i) for i in range(3)))
-
-
-def author_overlap(column: int) -> Statistic:
-    """Jaccard of one kind of pair, mean over blocks."""
-    return lambda m: _mean(m["authors"]["authors"][:, column])
-
-
-def author_chance(m: Models) -> float:
-    """Jaccard of random sets of these sizes, mean over blocks."""
-    return _mean(m["authors"]["authors chance"])
-
-
 # ---- numbers beside the claims ---------------------------------------------------------------------------------------
 
 
@@ -464,13 +244,3 @@ def perplexity(role: str) -> Statistic:
 def baseline(i: int) -> Statistic:
     """Perplexity of a baseline on the same tokens: unigram, Kneser-Ney bigram, trigram."""
     return lambda m: float(np.exp(m["dense"]["baselines"][i]))
-
-
-def beside(name: str, i: int, layer: int) -> Statistic:
-    """One number of a table (rows, L) of the top-2 model."""
-    return lambda m: float(m["top2"][name][i, layer])
-
-
-def by_block(name: str, layer: int) -> Statistic:
-    """One number of an array (L,) of the top-2 model."""
-    return lambda m: float(m["top2"][name][layer])

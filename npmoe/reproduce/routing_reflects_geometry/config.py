@@ -19,6 +19,7 @@ from npmoe.data import synthetic
 from npmoe.model import init
 from npmoe.model.balance import Balance
 from npmoe.reproduce.mixture import rounded
+from npmoe.reproduce.streams import generator_of
 
 __all__ = ["BASE", "QUICK", "Batch", "Config", "balance_of", "batch", "build", "feed", "generator"]
 
@@ -69,7 +70,7 @@ _STREAMS = ("x", "y", "model", "order", "null", "pairs", "match")
 
 def generator(seed: int, stream: str, part: int = 0) -> np.random.Generator:
     """A generator of its own for each use: all models and nulls of a seed share the data, and nothing else."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_STREAMS.index(stream), part))))
+    return generator_of(_STREAMS, seed, stream, part)
 
 
 class Batch(NamedTuple):

@@ -39,6 +39,7 @@ from npmoe.geometry.spectra import cosines, rms_cosine
 from npmoe.model.balance import Balance, batch_term
 from npmoe.model.train import fit, mse
 from npmoe.probe import ensemble, function, router, statements, usage, walls
+from npmoe.probe.null import permuted_router, random_router
 from npmoe.probe.site import Site, site
 from npmoe.reproduce.routing_reflects_geometry import several
 from npmoe.reproduce.routing_reflects_geometry.config import (
@@ -181,17 +182,7 @@ def _some(here: Site, config: Config) -> Site:
     """Whole sequences, spread over the batch, of at most `TOKENS` tokens."""
     few = max(2, min(config.sequences, TOKENS // config.length))
     wanted = np.unique(here.labels["sequence"])[np.linspace(0, config.sequences - 1, few).astype(int)]
-    return _rows(here, np.flatnonzero(np.isin(here.labels["sequence"], wanted)))
-
-
-def _rows(here: Site, rows: Array) -> Site:
-    return replace(
-        here,
-        x=here.x[rows],
-        gates=here.gates[rows],
-        chosen=None if here.chosen is None else here.chosen[rows],
-        labels={name: label[rows] for name, label in here.labels.items()},
-    )
+    return here.take(np.flatnonzero(np.isin(here.labels["sequence"], wanted)))
 
 
 class _Similarities:
@@ -235,18 +226,12 @@ def _mantel(start: Site, end: Site, config: Config) -> Arrays:
     all_of = _Similarities(config).correlations
 
     rng = generator(config.seed, "null")
-    moe = end.router.moe  # type: ignore[union-attr]
-    W = moe.router
-    size = np.linalg.norm(W - W.mean(axis=0))
     nulls: dict[str, list[Array]] = {"mantel random": [], "mantel permuted": []}
     random = end
     for _ in range(config.draws):
-        other = rng.standard_normal(W.shape)
-        other *= size / np.linalg.norm(other - other.mean(axis=0))  # as sharp, and looking elsewhere
-        for name, drawn in (("mantel random", other), ("mantel permuted", W[:, rng.permutation(config.d)])):
-            null = replace(site(replace(moe, router=drawn), end.x), labels=end.labels)
+        random, permuted = random_router(end, rng), permuted_router(end, rng)
+        for name, null in (("mantel random", random), ("mantel permuted", permuted)):
             nulls[name].append(all_of(null)[:, 0])
-            random = null if name == "mantel random" else random
     return {
         "mantel": all_of(end, config.permutations),
         "mantel start": all_of(start)[:, 0],
