@@ -1,5 +1,6 @@
 """SC2, and MY on a language model: stages, what is measured by a second route, and what each statistic says."""
 
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -8,17 +9,22 @@ import numpy as np
 import pytest
 from cases import ROUNDING, close
 
+from npmoe import news
 from npmoe.calculus import tree
-from npmoe.data.text import batches, windows
+from npmoe.data.text import batches, open_corpus, windows
 from npmoe.geometry.spectra import k_at
 from npmoe.model.language import evaluate, train
 from npmoe.probe.function import NORMS
+from npmoe.probe.language import sites
 from npmoe.reproduce import __main__ as command
+from npmoe.reproduce import exact
 from npmoe.reproduce.experiment import Models, Run
-from npmoe.reproduce.natural_language import SC2, measure, rollouts
+from npmoe.reproduce.natural_language import SC2, measure, rollouts, trained
+from npmoe.reproduce.natural_language import text as of_text
+from npmoe.reproduce.natural_language.axes import texts
 from npmoe.reproduce.natural_language.config import QUICK, Authors, Measured, Stage, Thinned, stages
-from npmoe.reproduce.natural_language.text import found, prepared
-from npmoe.reproduce.natural_language.trained import build, held_out, model_at, recipe, stage
+from npmoe.reproduce.natural_language.text import found, labelled, prepared
+from npmoe.reproduce.natural_language.trained import batches_of, build, held_out, model_at, recipe, stage
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +39,21 @@ def text(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def topical(tmp_path_factory):
+    """Documents with topics, each of words of its own."""
+    rng = np.random.default_rng(1)
+    path = tmp_path_factory.mktemp("topics") / "documents.json"
+    documents = [
+        {"topic": f"topic {i % 3}", "title": str(i), "text": " ".join("abc"[i % 3] + "defghijklm"[j] for j in words)}
+        for i, words in enumerate(rng.integers(0, 10, (60, 60)))
+    ]
+    path.write_text(json.dumps(documents))
+    return found(path)
+
+
+@pytest.fixture(scope="module")
 def config(text):
-    return replace(QUICK, text=text, V=60, steps=12, parts=3, tokens=160, spectra=40, held=8)
+    return replace(QUICK, text=text, V=60, steps=12, parts=3, tokens=160, choices=20, spectra=40, held=8)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +99,47 @@ def test_stages_are_one_training(config, runs):
     assert tree.flatten(end.model).tobytes() == runs[stages(config)[-1]]["theta"].tobytes()
     held = evaluate(end.model, *held_out(config))
     close(runs[stages(config)[-1]]["held"], held, ROUNDING)
-    assert stages(config)[1].label == "top-2 language model, seed 0, steps 4 to 8"
+    assert stages(config)[1].label == f"top-2 language model on {config.text.name}, seed 0, steps 4 to 8"
+
+
+def test_a_training_says_how_far_it_is(config, monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(trained.time, "monotonic", lambda: float(next(ticks)))
+    with news.listening((told := []).append):
+        trained.stage(stages(config)[0])
+    assert len(told) == 4, "one in front of each step but the first, and one at the end"
+    name = re.escape(f"top-2 language model on {config.text.name}, seed 0")
+    assert re.fullmatch(rf"{name}: step 1 of 12, loss \d\.\d\d, 64 tokens/s, 22 s left", told[0])
+
+
+def test_each_batch_is_of_one_topic_where_that_is_asked_for(topical):
+    data = prepared(replace(QUICK, text=topical, V=60))
+    words = np.array([word[0] if word[0] in "abc" else "-" for word in data.vocabulary.words])
+    seen = set()
+    for step in range(20):
+        ids, targets = batches_of(replace(QUICK, text=topical, V=60, one_topic=True))(step)
+        (topic,) = set(words[np.concatenate([ids, targets])].ravel()) - {"-"}
+        seen.add(topic)
+    assert seen == {"a", "b", "c"}
+    ids, _ = batches_of(replace(QUICK, text=topical, V=60))(0)
+    assert len(set(words[ids].ravel()) - {"-"}) == 3
+
+
+def test_a_text_without_topics_gives_way_to_one_with_them_where_there_is_one(text, topical, monkeypatch):
+    assert topical.topics
+    assert not text.topics
+    assert labelled(topical) == topical
+    assert texts(replace(QUICK, text=topical)) == ()
+    monkeypatch.setattr(of_text, "introductions", lambda: None)
+    assert labelled(text) == text
+    assert texts(replace(QUICK, text=text)) == ()
+    monkeypatch.setattr(of_text, "introductions", lambda: open_corpus(topical.path))
+    of_text._found.cache_clear(), of_text._opened.cache_clear()
+    other = labelled(text)
+    (axis,) = texts(replace(QUICK, text=text))
+    of_text._found.cache_clear(), of_text._opened.cache_clear()
+    assert (other.name, other.digest, other.topics) == (topical.name, topical.digest, True)
+    assert axis.change == {"text": other}
 
 
 def test_models_of_a_seed_see_the_same_batches_and_mixtures_start_alike(config):
@@ -167,14 +226,80 @@ def test_pairs_of_tokens_are_what_they_are_called(config, last):
 
 def test_a_choice_that_follows_the_token_is_explained_by_it(config, last):
     site = last[0]
-    token = site.labels["token"]
+    labels = {name: np.asarray(of) for name, of in site.labels.items()}
+    token = labels["token"]
     chosen = np.stack([token % config.E, (token + 1) % config.E], axis=1)
-    explained, null = measure._explained(replace(site, chosen=chosen), config)
+    explained = measure._explained(chosen, labels, config.E)
+    null = measure._by_chance(chosen, labels, config.E, np.random.default_rng(0))
     every = np.bincount(chosen.ravel(), minlength=config.E) / chosen.size
     entropy = -(every[every > 0] * np.log(every[every > 0])).sum()
     # given the token two experts are alike: log 2 of the entropy is left
     close(explained[0], (entropy - np.log(2)) / entropy, 1e-9)
     assert null[0] < explained[0]
+    close(explained[4], 0.0, 1e-9)  # and the topic adds nothing to what the token says
+    close(sum(explained[i] for i in (0, 4)), measure._information(token * 99 + labels["topic"], chosen, config.E), 1e-9)
+
+
+def test_topics_are_permuted_among_documents_by_chance(config):
+    """A choice that follows the document: permuted tokens would call any topics far more than chance."""
+    rng = np.random.default_rng(0)
+    document = np.repeat(np.arange(40), 30)
+    labels = {
+        "document": document,
+        "topic": document % 4,
+        "token": np.zeros(1200, int),
+        "position": np.zeros(1200, int),
+    }
+    chosen = rng.integers(0, 4, (40, 1))[document]  # of the document, whatever its topic
+    explained = measure._explained(chosen, labels, 4)[3]
+    chance = np.mean([measure._by_chance(chosen, labels, 4, rng)[3] for _ in range(50)])
+    tokens = np.mean([measure._explained(chosen[rng.permutation(1200)], labels, 4)[3] for _ in range(5)])
+    assert tokens < 0.01
+    assert 0.5 < explained / chance < 2
+
+
+def test_where_the_text_has_topics_they_are_counted_and_elsewhere_undefined(topical, top2):
+    config = replace(QUICK, text=topical, V=60, steps=2, parts=1, tokens=96, choices=40)
+    (only,) = stages(config)
+    counted = measure._choice(config, stage(only))
+    for name in ("explained", "explained null"):
+        assert np.isfinite(counted[name]).all()
+        assert np.isnan(top2[name][:, 3:]).all()
+        assert np.isfinite(top2[name][:, :3]).all()
+    _, labels = next(iter(measure._choices(config, None)))
+    topics = prepared(config).heldout.topics
+    assert [sorted(set(topics))[t] for t in labels["topic"]] == [topics[d] for d in labels["document"]]
+
+
+def test_exact_statements_are_counted_on_every_mixture(config, runs, top2):
+    for model in (config, replace(config, k=config.E)):
+        found = runs[Measured(model)]
+        assert found["bounds"].shape == (len(exact.BOUNDS), 4)
+        walls = model.k < model.E
+        assert found["bounds"][:7, 0].all()
+        assert found["bounds"][7:, 0].all() == walls, "a soft mixture has no walls"
+        assert not found["bounds"][:, 1].any()
+        assert found["ambiguity"].shape == (3, 7)
+        assert not found["ambiguity"][:, 4].any()
+    whole = model_at(config, runs[stages(config)[-1]])
+    for i, site in enumerate(measure.found_sites(config, runs[stages(config)[-1]])):
+        outputs = np.stack([expert.forward(site.x)[0] for expert in site.experts])  # (E, n, d)
+        mean = (site.gates.T[..., None] * outputs).sum(axis=0)
+        close(mean, whole.blocks[i].feed.forward(site.x)[0], 1e-12)
+        squares = (site.gates.T * (outputs**2).sum(axis=2)).sum(axis=0)
+        close(top2["ambiguity"][i, 1], squares.mean(), 1e-12)
+        close(top2["ambiguity"][i, 2], (squares - (mean**2).sum(axis=1)).mean(), 1e-9)
+
+
+def test_a_page_shows_prompts_and_what_was_written_with_each_tokens_experts(config, runs, top2):
+    model = model_at(config, runs[stages(config)[-1]])
+    ids = top2["shown ids"]
+    assert ids.shape[0] == rollouts.SHOWN
+    for i, site in enumerate(sites(model, ids)):
+        shown = top2["shown experts"][i].reshape(-1, config.k)
+        np.testing.assert_array_equal(np.sort(shown, axis=1), np.sort(site.chosen, axis=1))
+        gates = np.take_along_axis(site.gates, shown, axis=1)
+        assert (gates[:, 0] >= gates[:, 1]).all()
 
 
 def test_thinned_models_have_the_n_eff_that_was_aimed_at(config, runs):
@@ -185,7 +310,9 @@ def test_thinned_models_have_the_n_eff_that_was_aimed_at(config, runs):
         every = np.zeros(site.E)
         every[site.gates.any(axis=0)] = g.sum(axis=0) ** 2 / (g**2).sum(axis=0)
         close(aimed, every.mean(), 1e-12)
-    assert (thin["k90"] <= runs[Measured(dense)]["k90"][0, :, 0] + 1e-9).all()
+    same = measure.thin(Thinned(dense, dense), {part: runs[part] for part in Thinned(dense, dense).reads()})
+    close(same["k90"], runs[Measured(dense)]["k90"][0, :, 0], 1e-12)  # thinned to its own n_eff it is whole
+    assert (thin["n_eff"] < same["n_eff"]).all()
 
 
 # ---- prompts and rollouts --------------------------------------------------------------------------------------------
@@ -257,6 +384,9 @@ def models(config, runs):
     dense, soft = replace(config, E=1, k=1), replace(config, k=config.E)
     of = {"top2": config, "soft": soft, "dense": dense, "balanced": config, "wide": dense}
     found = {role: Run(model, dict(runs[Measured(model)])) for role, model in of.items()}
+    for role in ("labelled", "labelled balanced", "one topic", "one topic balanced"):
+        arrays = dict(found["top2"].arrays)
+        found[role] = Run(config, arrays | {name: np.full((2, 5, 3), 0.1) for name in ("explained", "explained null")})
     for role, model, to in (("dense", dense, config), ("soft", soft, config)):
         thin = Thinned(model, to)
         arrays = measure.thin(thin, {part: runs[part] for part in thin.reads()})
@@ -284,6 +414,10 @@ def primary(id):
         ("SC2.4", "top2", "k90", lambda a: a - 1, 1.0),
         ("SC2.6", "top2", "curvature", lambda a: a / 2, np.log(2)),
         ("MY.1d", "top2", "mantel", lambda a: a + 0.1, 0.1),
+        ("MY.11", "labelled", "explained", lambda a: a + np.eye(5)[0][:, None] / 10, 0.1),
+        ("MY.11", "labelled", "explained", lambda a: a + np.eye(5)[3][:, None] / 10, -0.1),
+        ("MY.4b", "one topic balanced", "explained", lambda a: a / 2, np.log(2)),
+        ("MY.4b", "labelled balanced", "explained", lambda a: a / 2, -np.log(2)),
         ("MY.3b", "balanced", "response", lambda a: a / 2, np.log(2)),
         ("MY.6", "top2", "predicts", lambda a: a + 0.1, -0.1),
         ("MY.7", "top2", "unrelated", lambda a: a + np.array([0, 0, 0.1]), 0.1),
@@ -307,8 +441,9 @@ def test_at_equal_loss_a_norm_is_read_between_stages(models):
     norms[1], norms[2] = 2.0, 8.0
     top["layer norms"], dense["layer norms"] = norms, np.full_like(norms, 16.0)
     close(way.T(models), np.log(16 / 4.0), 1e-12)  # half-way between losses 3 and 2: the root of 2 times 8
-    top["loss"] = np.array([4.0, 3.9, 3.8, 3.7])
-    assert np.isnan(way.T(models)), "a loss that it never reaches"
+    top["loss"], dense["loss"] = np.array([4.0, 3.9, 3.8, 3.7]), np.array([4.0, 3.8, 3.6, 3.4])
+    dense["layer norms"] = norms * 2  # the dense one passes 3.7 half-way between 3.8 and 3.6
+    close(way.T(models), np.log(2 * 4.0 / norms[-1, 0, 0, 0]), 1e-12)
 
 
 def test_every_claim_is_told_and_has_models_of_its_own(config):
@@ -324,11 +459,18 @@ def test_the_command_runs_it_by_name_alone(text, tmp_path, capsys):
     call = ["sc2", "--quick", "--executor", "serial", "--output", str(out), "--corpus", text.path]
     assert command.main(call) == 0
     told = capsys.readouterr().err
-    assert re.search(rf"top-2 language model, seed 0: held-out perplexity \d+ after {QUICK.steps} steps", told)
+    assert re.search(
+        rf"top-2 language model on {re.escape(text.name)}, seed 0: held-out perplexity \d+ after {QUICK.steps} steps",
+        told,
+    )
     ledger = json.loads((out / "results.json").read_text())
     assert {claim["verdict"] for claim in ledger["claims"]} <= {"no verdict", "not tested"}
     assert any(text.name in note for note in ledger["papers"][0]["notes"])
-    assert {"sc2-loss", "sc2-sensitivity", "sc2-experts", "sc2-usage"} == set(ledger["papers"][0]["figures"])
+    drawn = {"sc2-loss", "sc2-sensitivity", "sc2-experts", "sc2-usage", "sc2-text"}
+    topics = {"sc2-topics"} if texts(replace(QUICK, text=text)) else set()  # introductions are installed
+    assert set(ledger["papers"][0]["figures"]) == drawn | topics
+    assert "written by the model" in (out / "figures" / "sc2-text.html").read_text()
+    assert ledger["papers"][0]["text"] == text.name
     runs = {path.name: path.read_bytes() for path in (out / "runs").glob("*.npz")}
     ledger = (out / "results.json").read_bytes()
     for path in sorted((out / "runs").glob("*.npz"))[::3]:
@@ -345,4 +487,13 @@ def test_the_command_runs_it_by_name_alone(text, tmp_path, capsys):
 
 
 def test_a_stage_alone_is_named():
-    assert Stage(QUICK, QUICK.steps).label.startswith("top-2 language model, seed 0, steps 12 to 24")
+    assert Stage(QUICK, QUICK.steps).label.startswith("top-2 language model on text, seed 0, steps 12 to 24")
+
+
+def test_a_check_says_where_the_recorded_text_was_another(capsys):
+    claims = [{"id": "SC2.1", "verdict": "undecided", "readings": []}]
+    known = {"papers": [{"word": "sc2", "text": "WikiText-2", "claims": ["SC2.1"]}], "claims": claims}
+    for text, said in (("WikiText-2", False), ("Notes", True)):
+        assert command._check([{"word": "sc2", "text": text, "claims": claims}], known) == 0
+        told = capsys.readouterr().out
+        assert ("sc2 was recorded on WikiText-2, and this call read Notes" in told) == said

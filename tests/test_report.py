@@ -16,7 +16,7 @@ import pytest
 from npmoe.ledger import join
 from npmoe.ledger.plain import MEANINGS
 from npmoe.report import write_report
-from npmoe.report.read import MARKS
+from npmoe.report.read import MARKS, read_figure
 
 # id, says, paper's number, centre of T, number of readings
 CLAIMS = [
@@ -702,3 +702,62 @@ def test_intervals_have_the_decimals_that_their_width_warrants() -> None:
     assert interval(None, None) == "–"
     assert estimate(-0.0001, -0.03, 0.03) == "0.000 [−0.030, 0.030]"
     assert minus("T = -0.3, SC-3, 1-2") == "T = −0.3, SC-3, 1-2"
+
+
+# Texts
+
+
+WORDS_OF_A_TEXT = {"words": ["<b>", "is", "&", "\n"], "experts": [[0, 2], [1, 0], [2, 1], [0, 1]], "prompt": 2, "of": 3}
+
+
+def text_figure(**changed: Any) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "id": "text",
+        "title": "Experts of each token",
+        "caption": "A prompt.",
+        "panels": [{"title": "Block 0", "text": {**WORDS_OF_A_TEXT, **changed}, "marks": []}],
+    }
+
+
+def test_a_text_stands_in_the_page_and_on_a_page_of_its_own(tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "text.json").write_text(json.dumps(text_figure()))
+    (tmp_path / "results.json").write_text(json.dumps(join([{**results(), "figures": ["text"]}])))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    alone = (tmp_path / "figures" / "text.html").read_text(encoding="utf-8")
+    assert not (tmp_path / "figures" / "text.svg").exists()
+    assert 'href="figures/text.html"' in page
+    for where in (page, alone):
+        HTMLParser().feed(where)
+        assert '<span class="token" style="--c:#e69f00">&lt;b&gt;<sub>0,2</sub></span>' in where
+        assert "&amp;<sub>2,1</sub>" in where
+        assert "¶<sub>0,1</sub>" in where
+        assert where.count('<span class="rollout">') == 1
+        row = '<tr><th scope="row">prompt</th><td>50 %</td><td>25 %</td><td>25 %</td></tr>'
+        assert row in where
+        assert "The bar is where the model begins to write by itself." in where
+        assert ".token {" in where
+    assert 'href="#block-0"' in alone
+    assert 'id="block-0"' in alone
+    assert "http" not in alone
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"words": ["a"]}, "to have experts for each of 1 words, and a prompt among them; got 4 and 2"),
+        ({"words": [1, "a", "b", "c"]}, "words to be text; got 1"),
+        ({"prompt": 5}, "a prompt among them; got 4 and 5"),
+        ({"prompt": None}, "prompt to be a whole number"),
+        ({"of": 2}, "experts to be lists of numbers below 2; got [0, 2]"),
+        ({"experts": [[0], [], [1], [2]]}, "experts to be lists of numbers below 3; got []"),
+        ({"experts": [[0], ["1"], [1], [2]]}, 'below 3; got ["1"]'),
+    ],
+)
+def test_a_text_that_is_not_one_is_named(changed, said, tmp_path):
+    (tmp_path / "f.json").write_text(json.dumps(text_figure(**changed)))
+    with pytest.raises(ValueError, match=re.escape(said)) as found:
+        read_figure(tmp_path / "f.json")
+    assert str(tmp_path / "f.json") in str(found.value)
+    assert "panel 1, text" in str(found.value)

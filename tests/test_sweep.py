@@ -6,6 +6,7 @@ import doctest
 import inspect
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from threadpoolctl import threadpool_limits
 
 import npmoe
 import npmoe.sweep
+from npmoe import news
 from npmoe.reproduce.papers import PAPERS
 from npmoe.sweep import SweepError, executor, in_order, reached, run_id, source_hash, stages, sweep
 
@@ -783,3 +785,27 @@ def test_progress_is_shown_where_it_is_wanted(tmp_path, capsys, progress, shown)
     if shown:
         assert "3/3" in err
         assert "toy 2" in err
+
+
+def saying(toy):
+    news.tell(f"half of {toy.seed}")
+    return {"x": np.zeros(1)}
+
+
+def test_what_a_run_says_stands_beside_the_bar_and_a_silent_one_is_as_before(tmp_path, capsys):
+    sweep(TOYS[:2], saying, tmp_path, source=SOURCE, progress=True)
+    told = capsys.readouterr().err
+    assert "half of 0" in told
+    assert "half of 1" in told
+    sweep(TOYS[:2], saying, tmp_path, source="another", progress=False)
+    assert capsys.readouterr().err == ""
+    news.tell("lost")  # nobody listens any more
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("where", ["threads", "processes"])
+def test_workers_are_heard_by_the_caller(where):
+    heard = queue.SimpleQueue()
+    with executor(where, 2) as pool, news.listening(heard.put):
+        pool.submit(news.tell, "far").result()
+        assert heard.get(timeout=600) == "far"

@@ -19,6 +19,7 @@ from npmoe.data.text import (
     Stream,
     Vocabulary,
     batches,
+    batches_of_one_topic,
     corpus,
     kneser_ney,
     open_corpus,
@@ -664,6 +665,38 @@ def test_a_batch_is_a_function_of_the_step(T, B, room, seed, step):
     batch(step + 1)
     for again in (batch, batches(text, B, T, seed)):  # in any order, from any start
         np.testing.assert_array_equal(again(step)[0], ids)
+
+
+@given(st.integers(0, 99), st.integers(1, 5), st.integers(1, 6))
+def test_a_batch_of_one_topic_is_of_windows_within_it(seed, B, T):
+    """Documents of three topics in turn, of ten tokens each; ids count up, so that a window shows where it was cut."""
+    document = np.arange(120) // 10
+    text = Stream(np.arange(120, dtype=np.int32), document.astype(np.int32), ("",) * 12, ("a", "b", "c") * 4)
+    batch = batches_of_one_topic(text, B, T, seed)
+    topic = document % 3
+    for step in range(4):
+        ids, targets = batch(step)
+        assert ids.shape == targets.shape == (B, T)
+        both = np.concatenate([ids, targets[:, -1:]], axis=1)
+        assert len(set(topic[both].ravel())) == 1
+        of = np.flatnonzero(topic == topic[both[0, 0]])
+        at = np.searchsorted(of, both)
+        assert (np.diff(at, axis=1) == 1).all(), "consecutive in the text of the topic"
+        np.testing.assert_array_equal(targets[:, :-1], ids[:, 1:])
+        np.testing.assert_array_equal(batches_of_one_topic(text, B, T, seed)(step)[0], ids)
+
+
+def test_topics_are_drawn_by_their_share_of_the_tokens():
+    document = np.repeat([0, 1], [75, 25]).astype(np.int32)
+    batch = batches_of_one_topic(Stream(np.arange(100, dtype=np.int32), document, ("",) * 2, ("a", "b")), 1, 2, 0)
+    first = np.mean([batch(step)[0][0, 0] < 75 for step in range(2000)])
+    assert abs(first - 0.75) < 0.05  # five standard deviations; the draws are fixed
+
+
+def test_no_topic_with_a_window_is_refused():
+    text = Stream(np.arange(8, dtype=np.int32), np.arange(8, dtype=np.int32) // 2, ("",) * 4, ("a", "b", "c", "d"))
+    with pytest.raises(ValueError, match=r"expected a topic with T \+ 1 = 4 tokens; the largest of 4 has fewer"):
+        batches_of_one_topic(text, 1, 3, 0)
 
 
 def test_batches_differ_by_step_and_seed_and_reach_every_window():

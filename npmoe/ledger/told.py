@@ -89,6 +89,18 @@ class Told:
         """A counter-example to an exact claim is there."""
         return bool(self.claim["verdict"] == "refuted")
 
+    @property
+    def counted(self) -> tuple[int, int]:
+        """Cases and violations of the statements that decide an exact claim."""
+        decide = [s for s in self.claim["statements"] if not s["beside"]]
+        return sum(s["checked"] for s in decide), sum(s["violations"] for s in decide)
+
+    @property
+    def violations(self) -> str:
+        """The same in words: "0 violations in 1,200 cases"."""
+        checked, violations = self.counted
+        return f"{violations:,} violation{'s' * (violations != 1)} in {checked:,} cases"
+
     def null(self, name: str) -> Amount:
         """What a null model gives, without an interval, to the decimals of what it stands beside."""
         found = next(null for null in self.primary["nulls"] if null["name"] == name)

@@ -20,7 +20,7 @@ from npmoe.model.adam import Adam, AdamState
 from npmoe.model.balance import Balance
 from npmoe.model.transformer import Transformer, flat_gradient, loss
 
-__all__ = ["Progress", "Recipe", "Step", "evaluate", "sample", "train"]
+__all__ = ["Batches", "Progress", "Recipe", "Step", "evaluate", "sample", "train"]
 
 Array = np.ndarray
 Batches = Callable[[int], tuple[Array, Array]]

@@ -16,6 +16,7 @@ from npmoe.report.curve import curve
 from npmoe.report.effect import effect_svg, statements_svg
 from npmoe.report.figure import figure_file, legend, panel_svg
 from npmoe.report.read import read_figure, read_results
+from npmoe.report.text import HOW_TO_READ, text_file, text_html
 
 HERE = Path(__file__).parent
 # each verdict in plain words: the class that gives its colour, and the glyph in the page's sprite
@@ -46,7 +47,8 @@ def write_report(output: Path) -> Path:
     parts, ties, found = read_results(output / "results.json")
     figures = {part["word"]: _figures(output / "figures", part["figures"]) for part in parts}
     for name, figure in (pair for found in figures.values() for pair in found):
-        write(output / "figures" / f"{name}.svg", figure_file(figure))
+        draw = text_file if _is_text(figure) else figure_file
+        write(output / "figures" / f"{name}.{_suffix(figure)}", draw(figure))
     front = output / "index.html"
     if len(parts) == 1:
         write(front, _page(parts[0], figures[parts[0]["word"]], [], found).encode())
@@ -61,6 +63,15 @@ def _figures(folder: Path, names: list[str]) -> list[tuple[str, dict[str, Any]]]
     """A paper's figures by name, read and checked, in the order of the page."""
     found = [(name, read_figure(folder / f"{name}.json")) for name in names]
     return sorted(found, key=lambda pair: _order(*pair))
+
+
+def _is_text(figure: dict[str, Any]) -> bool:
+    """Its panels are texts, not drawings."""
+    return all(panel["text"] for panel in figure["panels"])
+
+
+def _suffix(figure: dict[str, Any]) -> str:
+    return "html" if _is_text(figure) else "svg"
 
 
 def _order(name: str, figure: dict[str, Any]) -> tuple[Any, ...]:
@@ -200,10 +211,12 @@ def _figure(name: str, figure: dict[str, Any], slugs: dict[str, str]) -> dict[st
         "panels": [
             {
                 "title": panel["title"],
-                "svg": panel_svg(figure, index, f"{slug}-{index}"),
+                "svg": text_html(panel["text"]) if panel["text"] else panel_svg(figure, index, f"{slug}-{index}"),
                 "legend": [] if shared else legends[index],
             }
             for index, panel in enumerate(figure["panels"])
         ],
+        "suffix": _suffix(figure),
+        "more": f" {HOW_TO_READ}" if _is_text(figure) else "",
         "claims": [{"id": claim, "slug": slugs.get(claim)} for claim in figure["claims"]],
     }

@@ -227,9 +227,32 @@ def read_figure(path: Path) -> dict[str, Any]:
             optional(axis, "scale", str, "linear", f"{where}, {name}", at)
             if axis["scale"] not in SCALES:
                 raise ValueError(f"expected {where}, {name}.scale one of {SCALES}; got {axis['scale']!r} {at}")
+        _text(panel, where, at)
         for number, mark in enumerate(need(panel, "marks", list, where, at)):
             _mark(mark, f"{where}, mark {number + 1}", at)
     return figure
+
+
+def _text(panel: dict[str, Any], where: str, at: str) -> None:
+    """A panel that is a text: its tokens' words and experts."""
+    text = optional(panel, "text", dict, {}, where, at)
+    if not text:
+        return
+    where = f"{where}, text"
+    words = need(text, "words", list, where, at)
+    experts = need(text, "experts", list, where, at)
+    prompt, of = (need(text, key, int, where, at) for key in ("prompt", "of"))
+    for token in words:
+        if not isinstance(token, str):
+            raise ValueError(f"expected {where}, words to be text; got {shown(token)} {at}")
+    if len(experts) != len(words) or not 0 <= prompt <= len(words):
+        raise ValueError(
+            f"expected {where} to have experts for each of {len(words)} words, and a prompt among them; got "
+            f"{len(experts)} and {prompt} {at}"
+        )
+    for some in experts:
+        if not isinstance(some, list) or not some or not all(type(e) is int and 0 <= e < of for e in some):
+            raise ValueError(f"expected {where}, experts to be lists of numbers below {of}; got {shown(some)} {at}")
 
 
 def _mark(mark: Any, where: str, at: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from npmoe.ledger import differences, read_results, why
+from npmoe.ledger import differences, read_results, split, why
 from npmoe.reproduce import run
 from npmoe.reproduce.experiment import Trial
 from npmoe.reproduce.live import Live
@@ -206,7 +206,7 @@ def _carry_out(args: argparse.Namespace, made: list[tuple[Paper, Trial]]) -> int
         how = {"seconds": round(time.monotonic() - start), "jobs": args.jobs, "commit": commit}
         for results, drawn in found:
             say(f"recorded in {run.record(results, drawn, how)}")
-    return DONE if known is None else _check(claims, known)
+    return DONE if known is None else _check([results for results, _ in found], known)
 
 
 def _ours(folder: Path) -> None:
@@ -258,12 +258,20 @@ def _ledger() -> dict[str, Any]:
     return read_results(run.RECORDED)
 
 
-def _check(claims: list[dict[str, Any]], known: dict[str, Any]) -> int:
+def _check(ours: list[dict[str, Any]], known: dict[str, Any]) -> int:
+    claims = [claim for results in ours for claim in results["claims"]]
     found = differences({"claims": claims}, known)
     firm = [d for d in found if not d.borderline]
     for d in found:
         print(f"{'borderline' if d.borderline else 'differs'}: {d.id} was recorded as {d.recorded}, now {d.now}")
     print(f"{len(claims) - len(found)} of {len(claims)} verdicts as recorded")
+    texts = {part["word"]: part.get("text") for part in split(known)}
+    for results in ours:
+        text, recorded = results.get("text"), texts.get(results["word"])
+        if text and recorded and text != recorded:
+            print(
+                f"{results['word']} was recorded on {recorded}, and this call read {text}: verdicts may differ by that."
+            )
     if found and not firm:
         print("Every difference is in a verdict that one seed more or less would change.")
     return FAILED if firm else DONE

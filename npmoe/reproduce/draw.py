@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 __all__ = ["Mark", "axis", "band", "clean", "figure", "histogram", "level", "line", "matrix", "panel"]
-__all__ += ["points", "strip"]
+__all__ += ["points", "strip", "text"]
 
 Array = np.ndarray
 Mark = dict[str, Any]
@@ -28,6 +28,13 @@ def figure(id: str, title: str, caption: str, source: str, claims: Sequence[str]
 def panel(title: str, x: Mark, y: Mark, marks: Iterable[Mark]) -> Mark:
     """One panel: two axes and marks."""
     return {"title": title, "x": x, "y": y, "marks": list(marks)}
+
+
+def text(title: str, words: Sequence[str], experts: Array, prompt: int, of: int) -> Mark:
+    """One panel that is a text: its words, the experts of each token (T, k), the largest gate first, how many tokens
+    were given, and how many experts there are."""
+    shown = {"words": list(words), "experts": experts.tolist(), "prompt": prompt, "of": of}
+    return {"title": title, "text": shown, "marks": []}
 
 
 def axis(label: str, scale: str = "linear") -> Mark:

@@ -88,6 +88,7 @@ def results_of(
         "paper": {"id": paper.id, "title": paper.title, "cite": paper.cite},
         "environment": environment(),
         "source": paper.source[:16],  # of the code that computed the runs
+        **({"text": plan.base.text.name} if paper.text else {}),
         "notes": [*_notes(claims), *paper.notes(claims, plan)],
         "figures": sorted(drawn),
         "claims": [paper.told(claim.as_json()) for claim in claims],
@@ -201,7 +202,7 @@ def _write(folder: Path, results: dict[str, Any], drawn: dict[str, Any], page: C
     ledger = join(in_order({**others, results["word"]: results}), TIES)
     ledger["findings"] = findings(ledger["claims"])
     for name in set(before.get(results["word"], {}).get("figures", ())) - set(drawn):
-        for suffix in (".json", ".svg", ".png"):  # of earlier versions too
+        for suffix in (".json", ".svg", ".html", ".png"):  # of earlier versions too
             (folder / "figures" / f"{name}{suffix}").unlink(missing_ok=True)
     # first the ledger, which says what else in this folder is ours
     folder.mkdir(parents=True, exist_ok=True)

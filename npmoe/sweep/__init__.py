@@ -14,6 +14,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from npmoe import news
 from npmoe.sweep.at_work import finished
 from npmoe.sweep.executors import executor
 from npmoe.sweep.folder import SweepError, claim, pack, read_run, write
@@ -141,7 +142,11 @@ def sweep(
         runs = closing(finished(executor, compute, todo, lambda c: done.issuperset(needed[c]), others, label))
         hide = None if progress is None else not progress
         total = len(done) + len(todo)
-        with runs as arriving, tqdm(desc="runs", total=total, initial=len(done), disable=hide) as bar:
+        with (
+            runs as arriving,
+            tqdm(desc="runs", total=total, initial=len(done), disable=hide, dynamic_ncols=True) as bar,
+            news.listening(bar.set_postfix_str),
+        ):
             for config, arrays in arriving:
                 write(paths[config], pack(arrays, config))
                 done.add(config)

@@ -6,10 +6,11 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+from npmoe import news
 from npmoe.sweep.folder import SweepError
 
 __all__ = ["executor"]
@@ -57,8 +58,10 @@ def _processes(jobs: int) -> Iterator[cf.Executor]:
     """Processes on a leash: a pipe whose other end closes when the caller gives up, and also when it is killed."""
     spawn = multiprocessing.get_context("spawn")  # a fork would copy locks that BLAS threads hold
     leash, hand = spawn.Pipe(duplex=False)
+    said = spawn.SimpleQueue()
+    threading.Thread(target=_pass_on, args=(said,), daemon=True).start()
     with leash, hand:
-        pool = cf.ProcessPoolExecutor(jobs, spawn, _leashed, (leash,))
+        pool = cf.ProcessPoolExecutor(jobs, spawn, _leashed, (leash, said))
         try:
             yield pool
         except BaseException:
@@ -67,12 +70,21 @@ def _processes(jobs: int) -> Iterator[cf.Executor]:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         pool.shutdown()
+    said.put(None)
 
 
-def _leashed(leash: Connection) -> None:
+def _leashed(leash: Connection, said: Any) -> None:
     """In each worker, first: Ctrl-C is the caller's to answer, and without a caller there is nothing to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow, args=(leash,), daemon=True).start()
+    news.listen(said.put)
+
+
+def _pass_on(said: Any) -> None:
+    """In the caller: what workers say, to whoever listens here, until there is nobody to say anything."""
+    with suppress(EOFError, OSError):
+        while (text := said.get()) is not None:
+            news.tell(text)
 
 
 def _follow(leash: Connection) -> None:

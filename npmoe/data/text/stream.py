@@ -13,7 +13,7 @@ from npmoe.calculus import check
 from npmoe.calculus.words import one_line
 from npmoe.data.text.documents import Document
 
-__all__ = ["Stream", "batches", "stream", "windows"]
+__all__ = ["Stream", "batches", "batches_of_one_topic", "stream", "windows"]
 
 Array = np.ndarray
 
@@ -112,6 +112,46 @@ def batches(stream: Stream, B: int, T: int, seed: int) -> Callable[[int], tuple[
         return stream.ids[at], stream.ids[at + 1]
 
     return batch
+
+
+def batches_of_one_topic(stream: Stream, B: int, T: int, seed: int) -> Callable[[int], tuple[Array, Array]]:
+    """As `batches`, but all windows of a batch are of one topic, drawn at each step by its share of the tokens.
+
+    Over many steps a token is read as often as by `batches`, but for the ends of topics. A topic's documents follow one
+    another in the order of the stream.
+
+    Raises
+    ------
+    ValueError : where no topic has T + 1 tokens.
+
+    Examples
+    --------
+    >>> text = Stream(np.arange(12, dtype=np.int32), np.arange(12, dtype=np.int32) // 3, ("",) * 4, ("a", "b") * 2)
+    >>> batch = batches_of_one_topic(text, B=3, T=2, seed=0)
+    >>> [set((batch(step)[0] // 3 % 2).ravel().tolist()) for step in range(4)]
+    [{0}, {1}, {1}, {0}]
+    """
+    check.integer("seed", seed, 0)
+    names, of_document = np.unique(stream.topics, return_inverse=True)
+    of_token = of_document[stream.document]  # (N,)
+    parts = [_part(stream, of_token == t) for t in range(len(names))]
+    parts = [part for part in parts if len(part.ids) > T]
+    if not parts:
+        raise ValueError(f"expected a topic with T + 1 = {T + 1} tokens; the largest of {len(names)} has fewer")
+    share = np.array([len(part.ids) for part in parts], float)
+    share /= share.sum()
+    of_topic = [batches(part, B, T, seed) for part in parts]
+
+    def batch(step: int) -> tuple[Array, Array]:
+        rng = np.random.default_rng((seed, check.integer("step", step, 0), 1))
+        return of_topic[int(rng.choice(len(parts), p=share))](step)
+
+    return batch
+
+
+def _part(stream: Stream, on: Array) -> Stream:
+    """The tokens of some documents."""
+    return Stream(stream.ids[on], stream.document[on], stream.titles, stream.topics)
 
 
 def windows(stream: Stream, T: int) -> tuple[Array, Array]:

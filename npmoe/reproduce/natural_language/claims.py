@@ -1,9 +1,12 @@
 """The claims of SC2, and those of MY that need a language model: what each says, which models it reads, its ways."""
 
+from typing import Any
+
 from npmoe.reproduce.experiment import Experiment, Spec
 from npmoe.reproduce.natural_language import routing_ways, ways
-from npmoe.reproduce.natural_language.axes import ROLES
+from npmoe.reproduce.natural_language.axes import ROLES, texts
 from npmoe.reproduce.natural_language.config import BASE, QUICK, Measured
+from npmoe.reproduce.natural_language.measure import EXPLAINS
 
 __all__ = ["EXPERIMENT", "SPECS"]
 
@@ -21,6 +24,24 @@ _PERPLEXITIES = tuple(
     )
 )
 
+
+def _explained(role: str, what: tuple[str, ...]) -> tuple[Any, ...]:
+    """What labels explain of the choice, and by chance."""
+    return tuple(
+        (
+            f"share of the choice that the {label} {how}, {where}",
+            words,
+            routing_ways.explained(role, label, name, layer),
+        )
+        for label in what
+        for where, layer in (("first block", 0), ("last block", -1))
+        for how, words, name in (
+            ("explains", "information over the entropy of the choice", "explained"),
+            ("explains by chance", "permuted", "explained null"),
+        )
+    )
+
+
 SPECS = (
     Spec(
         "SC2.1",
@@ -28,6 +49,7 @@ SPECS = (
         "no number",
         _MODELS,
         ways.sensitivity(),
+        texts,
         note="The norm is that of the whole feed-forward's Jacobian at each token, without the router's term, as in "
         "SC1's appendix. Models are compared after equally many steps; another interpretation takes equal held-out "
         "loss.",
@@ -39,6 +61,7 @@ SPECS = (
         "no number",
         ("top2", "soft"),
         ways.alignment(),
+        texts,
     ),
     Spec(
         "SC2.3",
@@ -46,6 +69,7 @@ SPECS = (
         "no number",
         ("dense", "top2", "dense at the n_eff of top2"),
         ways.higher_rank(),
+        texts,
         note="Fewer tokens span fewer dimensions. The dense model is therefore also measured on as few effective "
         "tokens.",
         once=("soft",),
@@ -56,6 +80,24 @@ SPECS = (
         "no number",
         ("top2", "soft", "soft at the n_eff of top2"),
         ways.concentrated(),
+        texts,
+    ),
+    Spec(
+        "SC2.5b",
+        "Ensemble diversity: the ambiguity identity, on a language model.",
+        "no number",
+        ("top2", "soft"),
+        exact=ways.ambiguity,
+        note="SC2.5 on text: the feed-forward's output as an ensemble's, and zero as the target. The diversity is the "
+        "share of the experts' mean square that their differences cancel in the mixture.",
+        beside=tuple(
+            (f"{what}, {words}", says, statistic(role))
+            for what, says, statistic in (
+                ("diversity", "sum_e g_e |f_e - f|^2 over sum_e g_e |f_e|^2, mean over blocks", ways.diversity),
+                ("rms cosine of mean Jacobians", "alignment, mean over blocks", ways.aligned),
+            )
+            for role, words in (("top2", "top-2"), ("soft", "soft"))
+        ),
     ),
     Spec(
         "SC2.6",
@@ -63,6 +105,7 @@ SPECS = (
         "not measured",
         ("dense", "top2"),
         ways.curvature(),
+        texts,
         note="SC1.11 on text.",
         once=("soft",),
     ),
@@ -72,17 +115,19 @@ SPECS = (
         "no number",
         ("top2",),
         routing_ways.in_practice(),
+        texts,
         note="MY.1c on text. Tokens of the middle block are compared by the overlap of their masks, sequences by the "
         "cosine of their visit counts. First tokens are left out.",
-        beside=tuple(
-            (f"share of the choice that {what} {how}, {where}", words, routing_ways.beside(name, i, layer))
-            for i, what in enumerate(("the token", "the position", "the document"))
-            for where, layer in (("first block", 0), ("last block", -1))
-            for how, words, name in (
-                ("explains", "information over the entropy of the choice", "explained"),
-                ("explains by chance", "the same with the choices of tokens permuted", "explained null"),
-            )
-        ),
+        beside=_explained("top2", ("token", "position", "document")),
+    ),
+    Spec(
+        "MY.1e",
+        "Similar hidden states give similar expert usage in a language model (sufficient).",
+        "no number",
+        ("top2", "soft"),
+        exact=routing_ways.sufficient,
+        note="MY.1a on text: counted on pairs of held-out tokens and on small and large steps from every token, in "
+        "each mixture. The further statements go the other way, from gates to hidden states.",
     ),
     Spec(
         "MY.3b",
@@ -93,11 +138,21 @@ SPECS = (
         note="MY.3 on text. It needs a model trained with the balance loss, which --full adds.",
     ),
     Spec(
+        "MY.4b",
+        "In a language model, without diversity in the batch specialization collapses.",
+        "no number",
+        (),
+        routing_ways.collapsed(),
+        note="MY.4 on text whose documents have topics: each batch of one topic, or of all. Four models are trained "
+        "for it, which --full adds.",
+    ),
+    Spec(
         "MY.5",
         "Answers of different authors to one question share no more experts than answers to different questions.",
         "about 60 %",
         ("authors",),
         routing_ways.no_higher(),
+        texts,
         note="Authors are the top-2 models of three seeds. Each answers the same held-out prompts twice, and the "
         "model of this seed reads all texts. No higher means: by less than 0.02 over the whole interval. A claim of "
         "equality cannot exceed a null model without anything in common.",
@@ -126,6 +181,7 @@ SPECS = (
         "no number",
         ("top2",),
         routing_ways.unpredicted(),
+        texts,
         note="A prompt against its own continuation, sampled at temperature 1. Does not predict means: a correlation "
         "below 0.1 over the whole interval. A claim of no relation cannot exceed a null model without any.",
     ),
@@ -135,6 +191,7 @@ SPECS = (
         "no number",
         ("top2",),
         routing_ways.unrelated(),
+        texts,
         beside=tuple(
             (f"Jaccard of top-80 % sets, {what}, {where}", "mean over pairs", routing_ways.by_block(name, layer))
             for what, name in (
@@ -152,6 +209,7 @@ SPECS = (
         "no number",
         ("top2",),
         routing_ways.same_token(),
+        texts,
     ),
     Spec(
         "MY.9",
@@ -159,11 +217,22 @@ SPECS = (
         "under 10 % on prompts",
         ("top2",),
         routing_ways.pruning(),
-        (),
+        texts,
         (routing_ways.increase(0), (-100.0, 10.0), "% more loss on prompts"),
         "Three of eight experts are kept, those that prompts use most; the paper keeps 12 of 32. Rollouts are the "
         "model's own continuations.",
         (("loss on rollouts, increase in %", "the same experts kept", routing_ways.increase(1)),),
+    ),
+    Spec(
+        "MY.11",
+        "Ours: the choice of experts follows tokens, not topics.",
+        "not measured",
+        ("labelled",),
+        routing_ways.followed(),
+        note="The text has documents with topics, which nobody showed to the model. By chance: the choices of tokens "
+        "permuted, or the topics of documents. Beyond the token: what the topic says of the choice where the token is "
+        "known already.",
+        beside=_explained("labelled", EXPLAINS),
     ),
 )
 

@@ -10,11 +10,13 @@ __all__ = ["BASE", "QUICK", "Authors", "Config", "Measured", "Stage", "Text", "T
 
 @dataclass(frozen=True)
 class Text:
-    """Which text: where it lies ("" for what is found by itself), what it is called, and a digest of its words."""
+    """Which text: where it lies ("" for what is found by itself), what it is called, a digest of its words, and whether
+    its documents have topics."""
 
     path: str = ""
     name: str = ""
     digest: str = ""
+    topics: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,11 @@ class Config:
     lr: float = 6e-3
     decay: float = 0.01
     balance: float = 0.0  # weight of Switch's balance loss
+    one_topic: bool = False  # each batch is of one topic
     dtype: str = "float32"  # trained in; measured in float64
     held: int = 512  # held-out sequences that the loss is taken on
     tokens: int = 2048  # held-out tokens that are measured
+    choices: int = 512  # held-out sequences whose choices are counted by token, position, document and topic
     spectra: int = 512  # of which so many have their whole layer's Jacobian decomposed
     draws: int = 20  # of each random null model
 
@@ -47,8 +51,9 @@ class Config:
     def label(self) -> str:
         """What progress and errors call it."""
         kind = "dense" if self.E == 1 else "soft" if self.k == self.E else f"top-{self.k}"
-        balanced = f", balance loss {self.balance:g}" if self.balance else ""
-        return f"{kind} language model{balanced}, seed {self.seed}"
+        more = f", balance loss {self.balance:g}" * bool(self.balance) + ", one topic a batch" * self.one_topic
+        wide = ", wide" * (self.E == 1 and self.h > self.d * 2)
+        return f"{kind}{wide} language model on {self.text.name or 'text'}{more}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,7 @@ QUICK = replace(
     parts=2,
     held=16,
     tokens=192,
+    choices=24,
     spectra=64,
     draws=3,
 )

@@ -8,7 +8,10 @@ from npmoe.geometry.spectra import defined_mean, rms_cosine
 from npmoe.probe.function import NORMS
 from npmoe.reproduce import draw
 from npmoe.reproduce.draw import Mark
-from npmoe.reproduce.experiment import Models, Results, Trial
+from npmoe.reproduce.experiment import Models, Results, Run, Trial
+from npmoe.reproduce.natural_language.config import Config
+from npmoe.reproduce.natural_language.measure import EXPLAINS
+from npmoe.reproduce.natural_language.text import prepared
 
 __all__ = ["figures"]
 
@@ -26,6 +29,8 @@ def figures(results: Results, plan: Trial) -> dict[str, dict[str, Any]]:
         "sc2-sensitivity": _sensitivity(seeds),
         "sc2-experts": _experts(seeds),
         "sc2-usage": _usage(seeds),
+        **_topics(results, plan),
+        "sc2-text": _text(seeds[0], plan.base),
     }
 
 
@@ -106,14 +111,64 @@ def _experts(seeds: list[Models]) -> Mark:
     )
 
 
+def _explained(runs: list[Run], what: tuple[str, ...], blocks: list[int], end: int = 1) -> list[Mark]:
+    """What labels explain of the choice by block, each beside its chance."""
+    marks = []
+    for name, role in zip(what, ("top2", "soft", "dense"), strict=True):
+        i = EXPLAINS.index(name)
+        marks.append(draw.band(name, role, blocks, np.array([run["explained"][end, i] for run in runs])))
+        null = np.array([run["explained null"][end, i] for run in runs])
+        marks.append(draw.band(f"{name}, permuted", "null", blocks, null))
+    return marks
+
+
+def _topics(results: Results, plan: Trial) -> dict[str, Mark]:
+    """What tokens and topics explain, where the text has topics and the models were asked for."""
+    found = [plan.found(results, "labelled", seed) for seed in plan.counted]
+    runs = [run for run in found if run is not None and run.config.text.topics]
+    if not runs or len(runs) < len(found):
+        return {}
+    blocks = list(range(runs[0]["share"].shape[0]))
+    axes = draw.axis("block"), draw.axis("share of the choice's entropy", "log")
+    what = ("token", "topic", "topic beyond the token")
+    figure = draw.figure(
+        "sc2-topics",
+        "Tokens and topics",
+        "How much of the choice of experts the token, the topic of its document, and the topic beyond the token "
+        f"explain on {runs[0].config.text.name}, before and after training. Chance permutes the choices of tokens, or "
+        "the topics of documents.",
+        "ours",
+        ("MY.11", "MY.4b"),
+        [
+            draw.panel(name, *axes, _explained(runs, what, blocks, end))
+            for end, name in enumerate(("untrained", "trained"))
+        ],
+    )
+    return {"sc2-topics": figure}
+
+
+def _text(models: Models, base: Config) -> Mark:
+    """Texts of the first seed's top-2 model, with the experts of each token."""
+    run, words = models["top2"], prepared(base).vocabulary.words
+    prompt, experts = int(run["shown prompt"]), run["shown experts"]  # experts (L, S', T, k)
+    panels = [
+        draw.text(f"Text {i + 1}, block {block}", [words[t] for t in ids], experts[block, i], prompt, base.E)
+        for i, ids in enumerate(run["shown ids"])
+        for block in range(len(experts))
+    ]
+    return draw.figure(
+        "sc2-text",
+        "Experts of each token",
+        f"Openings of held-out passages, and what the top-2 model of seed {models.seed} writes after them.",
+        "ours",
+        ("MY.6", "MY.8"),
+        panels,
+    )
+
+
 def _usage(seeds: list[Models]) -> Mark:
     blocks = _blocks(seeds)
-    explained = []
-    roles = ("top2", "soft", "dense")
-    for i, (name, role) in enumerate(zip(("token", "position", "document"), roles, strict=True)):
-        explained.append(draw.band(name, role, blocks, np.array([m["top2"]["explained"][i] for m in seeds])))
-        null = np.array([m["top2"]["explained null"][i] for m in seeds])
-        explained.append(draw.band(f"{name}, permuted", "null", blocks, null))
+    explained = _explained([m["top2"] for m in seeds], ("token", "position", "document"), blocks)
     same = [
         draw.band("equal tokens", "top2", blocks, np.array([m["top2"]["same token"][1] for m in seeds])),
         draw.band(

@@ -15,14 +15,17 @@ mantel, mantel start (2, L), mantel random, mantel permuted (draw, 2, L)
                                       tokens: hidden cosine against mask overlap; sequences: against visit counts
 unrelated (L,), unrelated floor (L,)  Jaccard of top-P sets of different sequences; of two halves of one sequence
 same token, other token (2, L)        mask overlap of equal tokens in other sequences, of different tokens; both ends
-explained, explained null (3, L)      information of token, position, document on the choice over the choice's entropy
+explained, explained null (2, 5, L)   information of each of `EXPLAINS` on the choice over the choice's entropy, both
+                                      ends; by chance. Topics are NaN where the text has none
+bounds (9, 4)                         of all layers, as `exact.bounds` counts them
+ambiguity (L, 7)                      of the feed-forward's output towards zero, as `exact.ambiguity` counts it
 baselines (3,)                        of a dense model: unigram, Kneser-Ney bigram and trigram, nats per held-out token
 predicts, pruned, ...                 on prompts and rollouts: see `npmoe.reproduce.natural_language.rollouts`
 
 A model thinned to the n_eff of another (`thin`) has k90 (L,) and n_eff (L,), the one aimed at.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -39,28 +42,37 @@ from npmoe.probe.language import sites
 from npmoe.probe.null import permuted_router, random_router, shuffled, thinned
 from npmoe.probe.representation import WEIGHTINGS, routed_pca
 from npmoe.probe.site import Site
+from npmoe.reproduce import exact
 from npmoe.reproduce.natural_language.config import Config, Measured, Stage, Thinned
 from npmoe.reproduce.natural_language.rollouts import TOP, rollouts
 from npmoe.reproduce.natural_language.text import prepared
 from npmoe.reproduce.natural_language.trained import build, generator, held_out, model_at
 
-__all__ = ["compute", "found_sites", "thin"]
+__all__ = ["EXPLAINS", "compute", "found_sites", "thin"]
 
 Array = np.ndarray
 Arrays = dict[str, Array]
 
 PAIRED = 320  # tokens of which all pairs are compared
+EXPLAINS = ("token", "position", "document", "topic", "topic beyond the token")
 
 
 def found_sites(config: Config, arrays: Mapping[str, Array] | None) -> list[Site]:
     """The Sites of a model on held-out text: n tokens, sequence after sequence, two neighbours from each place."""
-    data = prepared(config)
-    ids, _ = windows(data.heldout, config.T)
-    document = data.heldout.document[: ids.size].reshape(ids.shape)
+    ids, labels = _windows(config)
     # spread over all of the text: the first sequences would be of one document
     starts = np.linspace(0, len(ids) - 2, max(1, min(config.tokens // config.T, len(ids)) // 2)).astype(int)
     rows = np.unique(np.concatenate([starts, starts + 1]))
-    return list(sites(model_at(config, arrays), ids[rows], {"document": document[rows].ravel()}))
+    return list(sites(model_at(config, arrays), ids[rows], {name: of[rows].ravel() for name, of in labels.items()}))
+
+
+def _windows(config: Config) -> tuple[Array, Arrays]:
+    """All of the held-out text: ids (m, T), and the document and topic of each token, (m, T) each."""
+    text = prepared(config).heldout
+    ids, _ = windows(text, config.T)
+    document = text.document[: ids.size].reshape(ids.shape)
+    _, topic = np.unique(text.topics, return_inverse=True)
+    return ids, {"document": document, "topic": topic[document]}
 
 
 def compute(config: Measured, read: Mapping[Stage, Mapping[str, Array]]) -> Arrays:
@@ -79,7 +91,7 @@ def compute(config: Measured, read: Mapping[Stage, Mapping[str, Array]]) -> Arra
     if of.E > 1:
         out |= _routing(first, last, of)
     if 1 < of.E != of.k:
-        out |= rollouts(of, read[stages[-1]])
+        out |= _choice(of, read[stages[-1]]) | rollouts(of, read[stages[-1]])
     if of.E == 1:
         out |= _baselines(of)
     return out
@@ -149,6 +161,10 @@ def _routing(first: list[Site], last: list[Site], config: Config) -> Arrays:
     responses = [[router.mean_response(site) for site in here] for here in (first, last)]
     out["response"] = np.array([[tuple(r) for r in here] for here in responses])
     out["size"] = np.array([[_size(site) for site in here] for here in (first, last)])
+    counted = np.array([exact.bounds(site, generator(config.seed, "pairs", 2)) for site in last])  # (L, 9, 4)
+    out["bounds"] = counted.sum(axis=0)
+    out["bounds"][:, 2] = counted[:, :, 2].max(axis=0)
+    out["ambiguity"] = np.array([exact.ambiguity(site, np.zeros_like(site.x)) for site in last])
     if config.k == E:
         return out
     out |= _mantel(first, last, config)
@@ -156,8 +172,6 @@ def _routing(first: list[Site], last: list[Site], config: Config) -> Arrays:
     pairs = _pairs_of_tokens(last[0], config)
     same = np.array([[_overlaps(site, pairs) for site in here] for here in (first, last)])  # (2, L, 2)
     out["same token"], out["other token"] = same[..., 0], same[..., 1]
-    found = np.array([_explained(site, config) for site in last])  # (L, 2, 3)
-    out["explained"], out["explained null"] = np.moveaxis(found, 0, -1)
     return out
 
 
@@ -236,22 +250,54 @@ def _overlaps(site: Site, pairs: tuple[Array, Array, Array, Array]) -> tuple[flo
     return float((on[i] * on[j]).sum(axis=1).mean() / k), float((on[a] * on[b]).sum(axis=1).mean() / k)
 
 
-def _explained(site: Site, config: Config) -> tuple[list[float], list[float]]:
-    """How much of the choice token, position and document explain: information over the choice's entropy, and the same
-    with the choices of tokens permuted."""
-    chosen = np.asarray(site.chosen)
+def _choice(config: Config, arrays: Mapping[str, Array]) -> Arrays:
+    """What explains the choice of experts on many sequences, at both ends, and what would by chance."""
     rng = generator(config.seed, "null", 3)
-    labels = [site.labels[name] for name in ("token", "position", "document")]
-    found = [_information(label, chosen, config.E) for label in labels]
-    order = [rng.permutation(len(chosen)) for _ in range(max(1, config.draws // 4))]
-    null = [float(np.mean([_information(label, chosen[o], config.E) for o in order])) for label in labels]
-    return found, null
+    draws = range(max(1, config.draws // 4))
+    found, null = [], []
+    for at in (None, arrays):
+        choices = list(_choices(config, at))
+        found.append([_explained(chosen, labels, config.E) for chosen, labels in choices])
+        null.append([np.mean([_by_chance(*choice, config.E, rng) for _ in draws], axis=0) for choice in choices])
+    out = {"explained": np.array(found).swapaxes(1, 2), "explained null": np.array(null).swapaxes(1, 2)}
+    if not config.text.topics:
+        for table in out.values():
+            table[:, EXPLAINS.index("topic") :] = np.nan
+    return out
+
+
+def _choices(config: Config, arrays: Mapping[str, Array] | None) -> Iterator[tuple[Array, Arrays]]:
+    """Chosen experts (n, k) and labels of each layer, on sequences that are spread over the held-out text."""
+    ids, labels = _windows(config)
+    rows = np.unique(np.linspace(0, len(ids) - 1, min(config.choices, len(ids))).astype(int))
+    more = {name: of[rows].ravel() for name, of in labels.items()}
+    for site in sites(model_at(config, arrays), ids[rows], more):
+        yield np.asarray(site.chosen), {name: np.asarray(of) for name, of in site.labels.items()}
+
+
+def _explained(chosen: Array, labels: Arrays, E: int) -> list[float]:
+    """The information of each of `EXPLAINS` on the choice, over the choice's entropy."""
+    found = [_information(labels[name], chosen, E) for name in ("token", "position", "document", "topic")]
+    both = labels["token"].astype(np.int64) * (int(labels["topic"].max()) + 1) + labels["topic"]
+    return [*found, _information(both, chosen, E) - found[0]]
+
+
+def _by_chance(chosen: Array, labels: Arrays, E: int, rng: np.random.Generator) -> list[float]:
+    """The same with the choices of tokens permuted; of topics with the documents' topics permuted among documents.
+
+    Tokens of a document are not independent, so that permuted tokens would be too small a chance for topics.
+    """
+    any_token = _explained(chosen[rng.permutation(len(chosen))], labels, E)
+    _, first, document = np.unique(labels["document"], return_index=True, return_inverse=True)
+    topic = rng.permutation(labels["topic"][first])[document]
+    any_topic = _explained(chosen, labels | {"topic": topic}, E)
+    return [*any_token[:3], *any_topic[3:]]
 
 
 def _information(label: Array, chosen: Array, E: int) -> float:
     _, at = np.unique(label, return_inverse=True)
-    table = np.zeros((at.max() + 1, E), np.int64)
-    np.add.at(table, (np.repeat(at, chosen.shape[1]), chosen.ravel()), 1)
+    m = int(at.max()) + 1
+    table = np.bincount((at[:, None] * E + chosen).ravel(), minlength=m * E).reshape(m, E)
     share = table.sum(axis=0) / table.sum()
     entropy = float(-(share[share > 0] * np.log(share[share > 0])).sum())
     return float(association.mutual_information(table)) / entropy if entropy > 0 else float("nan")
@@ -263,13 +309,14 @@ def _information(label: Array, chosen: Array, E: int) -> float:
 def _baselines(config: Config) -> Arrays:
     """Unigram, and Kneser-Ney bigram and trigram, on the very tokens that the model is judged on."""
     data = prepared(config)
+    V = len(data.vocabulary.words)
     ids = data.heldout.ids[: held_out(config)[1].size + 1]
     return {
         "baselines": np.array(
             [
-                unigram(data.train.ids, ids, config.V),
-                kneser_ney(data.train.ids, ids, config.V, 2),
-                kneser_ney(data.train.ids, ids, config.V, 3),
+                unigram(data.train.ids, ids, V),
+                kneser_ney(data.train.ids, ids, V, 2),
+                kneser_ney(data.train.ids, ids, V, 3),
             ]
         ),
     }

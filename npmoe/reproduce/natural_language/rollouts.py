@@ -6,6 +6,8 @@ predicts (L,), predicts null (draw, L)    Mantel correlation of both over pairs 
 pruned (2, 3)                             mean loss on prompts and on continuations: whole, with the most used experts
                                           of the last two layers kept, and of the first two
 pruned random (draw, 2)                   with as many random experts of the last two layers kept
+shown ids (S', t + c), shown prompt ()    a few prompts and what the model wrote after them
+shown experts (L, S', t + c, k)           the experts of each token there, the largest gate first
 authors (L, 4)                            Jaccard of top-P sets, mean over pairs: one question one author, one question
                                           other authors, other questions one author, other in both
 authors null (draw, L, 4)                 questions permuted among the texts of each author
@@ -35,6 +37,7 @@ Arrays = dict[str, Array]
 TOP = 0.8  # share that a top-P set holds, as MY has it
 KEPT = 3 / 8  # of the experts, as the paper keeps 12 of 32
 SAMPLES = 2
+SHOWN = 2  # texts for a page
 
 
 def _sizes(config: Config) -> tuple[int, int, int]:
@@ -71,7 +74,16 @@ def rollouts(config: Config, arrays: Mapping[str, Array]) -> Arrays:
         "predicts": _predicts(of_prompt, of_rollout),
         "predicts null": np.array([_predicts(of_prompt, of_rollout[:, o]) for o in order]),
         **_pruning(model, texts, t, of_prompt, config),
+        **_shown(model, texts[:: max(1, P // SHOWN)][:SHOWN], t, config),
     }
+
+
+def _shown(model: Transformer, texts: Array, t: int, config: Config) -> Arrays:
+    order = [
+        np.argsort(-site.gates, axis=1, kind="stable")[:, : config.k].reshape(*texts.shape, config.k)
+        for site in sites(model, texts)
+    ]
+    return {"shown ids": texts, "shown experts": np.array(order), "shown prompt": np.array(t)}
 
 
 def _predicts(one: Array, other: Array) -> Array:

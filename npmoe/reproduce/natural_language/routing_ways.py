@@ -3,13 +3,19 @@
 T is oriented so that the claim says T > 0, and is a mean over blocks unless a way names one.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from npmoe.ledger import CORRELATION, RATIO, SHARE
-from npmoe.reproduce.experiment import Models, Statistic, Way
+from npmoe.ledger import CORRELATION, RATIO, SHARE, Statement
+from npmoe.reproduce.exact import BOUNDS, NECESSARY
+from npmoe.reproduce.experiment import Models, Run, Statistic, Way
+from npmoe.reproduce.natural_language.measure import EXPLAINS
+from npmoe.reproduce.stated import bound_statement
 
-__all__ = ["EQUAL", "TOLERANCE", "author_chance", "author_overlap", "beside", "by_block", "in_practice", "increase"]
-__all__ += ["no_higher", "pruning", "same_token", "suppressed", "unpredicted", "unrelated"]
+__all__ = ["EQUAL", "TOLERANCE", "author_chance", "author_overlap", "by_block", "collapsed", "explained", "followed"]
+__all__ += ["in_practice", "increase", "no_higher", "pruning", "same_token", "sufficient", "suppressed", "unpredicted"]
+__all__ += ["unrelated"]
 
 Array = np.ndarray
 START, END = 0, 1
@@ -20,6 +26,17 @@ def _mean(values: object) -> float:
 
 
 # ---- on held-out text ------------------------------------------------------------------------------------------------
+
+
+def sufficient(seeds: Sequence[Models]) -> tuple[Statement, ...]:
+    """Bounds on how far the gates of two tokens may differ, in both directions, counted on every mixture."""
+    counted = [m[role]["bounds"] for m in seeds for role in ("top2", "soft") if "bounds" in m[role].arrays]
+    names = [name for name in BOUNDS if name not in NECESSARY]
+    return (
+        *(bound_statement(name, counted) for name in names),
+        *(bound_statement(name, counted, beside=True) for name in NECESSARY),
+    )
+
 
 TOKENS, SEQUENCES = 0, 1
 
@@ -75,6 +92,62 @@ def suppressed() -> tuple[Way, ...]:
                 ("response along the data less its mean", "chance", lambda m: T(m, 3)),
             ),
             ("top2", "balanced"),
+            "measure",
+            True,
+        ),
+    )
+
+
+def _beyond(run: Run, what: str, end: int = END) -> Array:
+    """What a label explains of the choice beyond chance, (L,)."""
+    i = EXPLAINS.index(what)
+    return run["explained"][end, i] - run["explained null"][end, i]
+
+
+def followed() -> tuple[Way, ...]:
+    """How much more of the choice tokens explain than topics do."""
+
+    def way(layer: int | None) -> Way:
+        def T(m: Models, end: int = END) -> float:
+            gap = _beyond(m["labelled"], "token", end) - _beyond(m["labelled"], "topic", end)
+            return _mean(gap if layer is None else gap[layer])
+
+        where = "mean over blocks" if layer is None else f"block {layer}"
+        return Way(
+            f"token minus topic, {where}",
+            f"information of the token on the choice less that of the topic, each less what chance gives, over the "
+            f"choice's entropy, {where}",
+            T,
+            SHARE,
+            (("untrained", "chance", lambda m: T(m, START)),),
+        )
+
+    return (way(None), *(way(i) for i in range(3)))
+
+
+def collapsed() -> tuple[Way, ...]:
+    """How much less of the choice topics explain where each batch was of one topic."""
+    topic = EXPLAINS.index("topic")
+
+    def of(m: Models, mixed: str, one: str, array: str = "explained") -> float:
+        with np.errstate(divide="ignore", invalid="ignore"):  # a choice that is always the same has no information
+            return _mean(np.log(m[mixed][array][END, topic]) - np.log(m[one][array][END, topic]))
+
+    def balanced(m: Models, array: str = "explained") -> float:
+        return of(m, "labelled balanced", "one topic balanced", array)
+
+    return (
+        Way(
+            "information of topics, weight 0.01",
+            "log of the information of topics on the choice, batches of all topics over batches of one, balance loss "
+            "of weight 0.01, mean over blocks",
+            balanced,
+            RATIO,
+            (
+                ("topics permuted", "chance", lambda m: balanced(m, "explained null")),
+                ("without a balance loss", "control", lambda m: of(m, "labelled", "one topic")),
+            ),
+            ("labelled", "labelled balanced", "one topic", "one topic balanced"),
             "measure",
             True,
         ),
@@ -230,9 +303,9 @@ def author_chance(m: Models) -> float:
 # ---- numbers beside the claims ---------------------------------------------------------------------------------------
 
 
-def beside(name: str, i: int, layer: int) -> Statistic:
-    """One number of a table (rows, L) of the top-2 model."""
-    return lambda m: float(m["top2"][name][i, layer])
+def explained(role: str, what: str, array: str, layer: int) -> Statistic:
+    """What a label explains of a model's choice in one layer."""
+    return lambda m: float(m[role][array][END, EXPLAINS.index(what), layer])
 
 
 def by_block(name: str, layer: int) -> Statistic:

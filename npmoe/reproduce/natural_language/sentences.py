@@ -53,11 +53,37 @@ def _my_1d(t: Told) -> str:
     )
 
 
+def _my_1e(t: Told) -> str:
+    counted = f"{t.violations} on trained language models."
+    if t.refuted:
+        return f"Nearby hidden states of text are not always routed alike within the bounds: {counted}"
+    return f"Nearby hidden states of text are routed alike, within exact bounds: {counted}"
+
+
 def _my_3b(t: Told) -> str:
     return (
         "With a balance loss of weight 0.01 the routers respond to the mean hidden state "
         f"{t.amount.text('times')} as strongly as without one; to random directions "
         f"{t.null('random directions of equal norm').text('times')} as strongly."
+    )
+
+
+def _my_4b(t: Told) -> str:
+    less = t.amount
+    return (
+        "With a balance loss of weight 0.01 and one topic a batch, topics say "
+        f"{less.text('times')} as much of the choice of experts as with all topics in each batch; without a balance "
+        f"loss {t.null('without a balance loss').text('times')}."
+    )
+
+
+def _my_11(t: Told) -> str:
+    def more(found: Amount) -> str:
+        return f"{found.size('percentage points')} {signed(found.mean, 'more', 'less')}"
+
+    return (
+        f"Beyond chance, the token explains {more(t.amount)} of the choice of experts than the topic of its document; "
+        f"before training {more(t.null('untrained'))}."
     )
 
 
@@ -108,6 +134,14 @@ def _my_9(t: Told) -> str:
     )
 
 
+def _sc2_5b(t: Told) -> str:
+    word = "are not always" if t.refuted else "are exactly"
+    return (
+        "In a language model, too, the squares of a mixture's outputs "
+        f"{word} its experts' squares less their spread: {t.violations}."
+    )
+
+
 def _sc2_6(t: Told) -> str:
     return (
         f"The dense model's second derivatives are {t.amount.text('times')} as large as the top-2 experts'; before "
@@ -120,11 +154,17 @@ TELLINGS = {
     "SC2.2": Telling(_sc2_2, exp, "alignment of mean Jacobians, soft over top-2"),
     "SC2.3": Telling(_sc2_3, exp, "components, top-2 experts over dense"),
     "SC2.4": Telling(_sc2_4, lambda T: T, "components, soft minus top-2"),
+    "SC2.5b": Telling(_sc2_5b),
     "SC2.6": Telling(_sc2_6, exp, "norm of the second derivatives, dense over top-2 experts"),
     "MY.5": Telling(_my_5, lambda T: EQUAL - T, "Jaccard overlap, one question minus other questions"),
     "MY.6": Telling(_my_6, lambda T: TOLERANCE - T, "Mantel correlation of prompts with their rollouts"),
     "MY.9": Telling(_my_9, lambda T: 100 * T, "increase of the loss by pruning, rollouts minus prompts, in % points"),
     "MY.1d": Telling(_my_1d, lambda T: T, "Mantel correlation"),
+    "MY.1e": Telling(_my_1e),
+    "MY.4b": Telling(_my_4b, lambda T: exp(-T), "information of topics on the choice, one topic a batch over all"),
+    "MY.11": Telling(
+        _my_11, lambda T: 100 * T, "explained by the token minus by the topic, in % of the choice's entropy"
+    ),
     "MY.3b": Telling(_my_3b, lambda T: exp(-T), "response with the balance loss over that without it"),
     "MY.7": Telling(_my_7, lambda T: T, "Jaccard of unrelated sequences, last block minus first"),
     "MY.8": Telling(_my_8, lambda T: 100 * T, "experts shared by equal tokens, first block minus last, in % points"),

@@ -7,9 +7,12 @@ from typing import NamedTuple
 
 from npmoe.calculus.words import one_line
 from npmoe.data.text import Corpus, Stream, Vocabulary, open_corpus, stream
+from npmoe.data.text.installed import introductions
 from npmoe.reproduce.natural_language.config import Config, Text
 
-__all__ = ["Prepared", "found", "prepared"]
+__all__ = ["Prepared", "found", "labelled", "prepared"]
+
+INTRODUCTIONS = ":introductions"  # in the place of a path: those that the extra `text` installs, with their topics
 
 
 class Prepared(NamedTuple):
@@ -24,8 +27,13 @@ class Prepared(NamedTuple):
         return one_line(self)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def _opened(path: str) -> Corpus:
+    if path == INTRODUCTIONS:
+        corpus = introductions()
+        if corpus is None:
+            raise ValueError("expected the introductions of the extra text; run `pip install 'npmoe[text]'`")
+        return corpus
     return open_corpus(Path(path) if path else None)
 
 
@@ -36,19 +44,33 @@ def found(path: Path | None) -> Text:
     ------
     ValueError, FileNotFoundError : as `npmoe.data.text.open_corpus`.
     """
-    corpus = _opened("" if path is None else str(path))
+    return _found("" if path is None else str(path))
+
+
+def labelled(text: Text) -> Text:
+    """A text whose documents have topics: this one where it has them, or else Wikipedia's introductions.
+
+    Where these are not installed it is this text all the same: what is asked of topics has no answer then.
+    """
+    return text if text.topics or introductions() is None else _found(INTRODUCTIONS)
+
+
+@lru_cache(maxsize=4)
+def _found(path: str) -> Text:
+    corpus = _opened(path)
     words = hashlib.sha256()
     for part in (corpus.train, corpus.heldout):
         for document in part:
             words.update(document.text.encode() + b"\0")
         words.update(b"\1")
-    return Text("" if path is None else str(path), corpus.name, words.hexdigest()[:16])
+    topics = len({document.topic for document in corpus.train}) > 1
+    return Text(path, corpus.name, words.hexdigest()[:16], topics)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def _prepared(text: Text, V: int) -> Prepared:
     corpus = _opened(text.path)
-    if found(Path(text.path) if text.path else None).digest != text.digest:
+    if _found(text.path).digest != text.digest:
         raise ValueError(f"expected the text {text.name!r} as it was when this run was planned; it has changed")
     vocabulary = Vocabulary.train(corpus, V)
     return Prepared(corpus, vocabulary, stream(corpus.train, vocabulary), stream(corpus.heldout, vocabulary))

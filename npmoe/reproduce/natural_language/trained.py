@@ -4,21 +4,23 @@ p parameters. Arrays of a stage: theta, m, v (p,), parameters and Adam's moments
 alone); loss (steps of the stage,); held (held-out sequences, T) losses at its end.
 """
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 
 import numpy as np
 
+from npmoe import news
 from npmoe.calculus import tree
-from npmoe.data.text import batches, windows
+from npmoe.data.text import batches, batches_of_one_topic, windows
 from npmoe.model import init
 from npmoe.model.balance import Balance
-from npmoe.model.language import Progress, Recipe, evaluate, train
+from npmoe.model.language import Batches, Progress, Recipe, evaluate, train
 from npmoe.model.transformer import Transformer
 from npmoe.reproduce.natural_language.config import Config, Stage
 from npmoe.reproduce.natural_language.text import prepared
 from npmoe.reproduce.streams import generator_of
 
-__all__ = ["build", "generator", "held_out", "model_at", "recipe", "stage"]
+__all__ = ["batches_of", "build", "generator", "held_out", "model_at", "recipe", "stage"]
 
 Array = np.ndarray
 Arrays = dict[str, Array]
@@ -35,7 +37,7 @@ def build(config: Config) -> Transformer:
     """The untrained model in the dtype of training; soft and top-k models of a seed start from the same weights."""
     return init.transformer(
         generator(config.seed, "model", int(config.E > 1)),
-        V=config.V,
+        V=len(prepared(config).vocabulary.words),  # a small text has fewer words than are asked for
         d=config.d,
         layers=config.layers,
         heads=config.heads,
@@ -54,6 +56,12 @@ def recipe(config: Config) -> Recipe:
     return Recipe(steps=config.steps, lr=config.lr, warmup=warmup, decay=config.decay, balances=balances)
 
 
+def batches_of(config: Config) -> Batches:
+    """What it reads at each step."""
+    of = batches_of_one_topic if config.one_topic else batches
+    return of(prepared(config).train, config.B, config.T, config.seed)
+
+
 def held_out(config: Config) -> tuple[Array, Array]:
     """The held-out sequences that losses are taken on, ids and targets (m, T)."""
     ids, targets = windows(prepared(config).heldout, config.T)
@@ -63,20 +71,37 @@ def held_out(config: Config) -> tuple[Array, Array]:
 def stage(config: Stage, read: Mapping[Stage, Mapping[str, Array]] | None = None) -> Arrays:
     """Train up to the end of a stage; the work of one run."""
     model, of = build(config.model), config.model
-    data = prepared(of)
-    batch: Callable = batches(data.train, of.B, of.T, of.seed)
     start = None
     for before, there in (read or {}).items():
         start = Progress(before.until, *(there[name].copy() for name in ("theta", "m", "v")))
-    loss = []
-    for step in train(model, batch, recipe(of), start, config.until):
+    loss, far = [], _Far(of, 0 if start is None else start.step)
+    for step in train(model, batches_of(of), recipe(of), start, config.until):
         loss.append(step.loss)
+        far.tell(step.step, step.loss)
         if step.progress is not None:
             found = {"theta": step.progress.theta, "m": step.progress.m, "v": step.progress.v}
             held = evaluate(step.model, *held_out(of))
     if config.until == of.steps:
         found = {"theta": found["theta"]}
     return {**found, "loss": np.array(loss), "held": held}
+
+
+class _Far:
+    """How far a training is, told once a second: loss, tokens a second, time left."""
+
+    def __init__(self, config: Config, start: int) -> None:
+        self.config, self.start = config, start
+        self.begin = self.told = time.monotonic()
+
+    def tell(self, step: int, loss: float) -> None:
+        now, of = time.monotonic(), self.config
+        if now - self.told < 1 or step == self.start:
+            return
+        self.told, a_step = now, (now - self.begin) / (step - self.start)
+        news.tell(
+            f"{of.label}: step {step} of {of.steps}, loss {loss:.2f}, {of.B * of.T / a_step:,.0f} tokens/s, "
+            f"{(of.steps - step) * a_step:.0f} s left"
+        )
 
 
 def model_at(config: Config, arrays: Mapping[str, Array] | None) -> Transformer:

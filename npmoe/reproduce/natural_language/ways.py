@@ -4,17 +4,20 @@ T is oriented so that the claim says T > 0, and is a mean over blocks unless a w
 statistics, margins and primaries.
 """
 
+from collections.abc import Sequence
 from math import log
 
 import numpy as np
 
 from npmoe.geometry.spectra import defined_mean, rms_cosine
-from npmoe.ledger import COUNT, RATIO, SHARE
+from npmoe.ledger import COUNT, RATIO, SHARE, Statement
 from npmoe.probe.function import NORMS
 from npmoe.probe.representation import WEIGHTINGS
 from npmoe.reproduce.experiment import Models, Run, Statistic, Way
+from npmoe.reproduce.stated import ambiguity_statement
 
-__all__ = ["alignment", "baseline", "concentrated", "curvature", "higher_rank", "perplexity", "sensitivity"]
+__all__ = ["aligned", "alignment", "ambiguity", "baseline", "concentrated", "curvature", "diversity", "higher_rank"]
+__all__ += ["perplexity", "sensitivity"]
 
 Array = np.ndarray
 START, END = 0, 1
@@ -79,12 +82,14 @@ def sensitivity() -> tuple[Way, ...]:
 
     def loss(which: str) -> Way:
         def T(m: Models) -> float:
-            there = _at_loss(m[which], "sigma token", float(m["dense"]["loss"][-1]))
-            return _mean(np.log(_layer_norm(m["dense"], "sigma token")) - np.log(there))
+            level = max(float(m[role]["loss"][-1]) for role in ("dense", which))  # which both reach
+            dense, there = (_at_loss(m[role], "sigma token", level) for role in ("dense", which))
+            return _mean(np.log(dense) - np.log(there))
 
         return Way(
             f"dense over {'top-2' if which == 'top2' else 'soft'}, at equal held-out loss, {_NORM['sigma token']}",
-            f"as the first, where the {which} model's held-out loss first is the dense model's at its end",
+            f"as the first, each model where its held-out loss first is the larger one of the dense and the {which} "
+            "model's at their ends",
             T,
             RATIO,
             (("untrained", "chance", lambda m: steps("sigma token", which).nulls[0][2](m)),),
@@ -231,6 +236,24 @@ def concentrated() -> tuple[Way, ...]:
         )
 
     return tuple(way(name, w) for name in ("k90", "cum10") for w in range(len(WEIGHTINGS)))
+
+
+# ---- SC2.5 -----------------------------------------------------------------------------------------------------------
+
+
+def ambiguity(seeds: Sequence[Models]) -> tuple[Statement, ...]:
+    """The ambiguity identity, counted for every token of every mixture."""
+    return (ambiguity_statement(row for m in seeds for role in ("top2", "soft") for row in m[role]["ambiguity"]),)
+
+
+def diversity(role: str) -> Statistic:
+    """The spread of the experts' outputs over their mean square, mean over blocks."""
+    return lambda m: _mean(m[role]["ambiguity"][:, 2] / m[role]["ambiguity"][:, 1])
+
+
+def aligned(role: str) -> Statistic:
+    """The rms cosine of the experts' mean Jacobians, mean over blocks."""
+    return lambda m: _mean(m[role]["ambiguity"][:, 6])
 
 
 # ---- numbers beside the claims ---------------------------------------------------------------------------------------

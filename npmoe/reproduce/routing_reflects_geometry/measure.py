@@ -2,7 +2,7 @@
 
 n tokens, d width, E experts, k experts a token, S sequences, m topics, M models. Ends: untrained and trained.
 
-bounds (9, 4)                   checked, violations, worst, broken of each statement of `BOUNDS`, random and near pairs
+bounds (9, 4)                   checked, violations, worst, broken of each of `exact.BOUNDS`, random and near pairs
 pairs (2,)                      how many null-space pairs; how many with one set and equal gates at a cosine <= 0
 pair cosines (n,)               null-space pairs: cosines of those with the same set and gates, else NaN
 pair (5,)                       the pair with the smallest cosine: its token, cosine, |x|, |y|, largest gate difference
@@ -35,12 +35,12 @@ import numpy as np
 from npmoe.calculus import tree
 from npmoe.calculus.products import matmul
 from npmoe.geometry import association, evenness
-from npmoe.geometry.spectra import cosines, rms_cosine
 from npmoe.model.balance import Balance, batch_term
 from npmoe.model.train import fit, mse
-from npmoe.probe import ensemble, function, router, statements, usage, walls
+from npmoe.probe import router, usage, walls
 from npmoe.probe.null import permuted_router, random_router
 from npmoe.probe.site import Site, site
+from npmoe.reproduce import exact
 from npmoe.reproduce.routing_reflects_geometry import several
 from npmoe.reproduce.routing_reflects_geometry.config import (
     Batch,
@@ -52,22 +52,11 @@ from npmoe.reproduce.routing_reflects_geometry.config import (
     generator,
 )
 
-__all__ = ["BATCHES", "BOUNDS", "GRID", "PAIRED", "compute"]
+__all__ = ["BATCHES", "GRID", "PAIRED", "compute"]
 
 Array = np.ndarray
 Arrays = dict[str, Array]
 
-BOUNDS = (
-    "lipschitz, soft gates",
-    "lipschitz by sigma_1, soft gates",
-    "total variation, soft gates",
-    "lipschitz, one set",
-    "total variation, one set",
-    "hilbert, soft gates",
-    "row part, soft gates",
-    "radius, inside",
-    "radius, beyond",
-)
 #: Readings of "similar hidden states, similar usage": hidden similarity, usage similarity, of tokens or of sequences,
 #: and whether the topic is held constant. The first is that of
 #: tokens (MY's overlap of binary masks), the second of sequences (MY's cosine of visit counts); together primary.
@@ -98,10 +87,10 @@ def compute(config: Config) -> Arrays:
     first, last, loss = _trained(config, data)
     start, end = _site(first, data), _site(last, data)
     found = {
-        **_bounds(end, config),
+        "bounds": exact.bounds(end, generator(config.seed, "pairs")),
         **_pairs(end, config),
         **_information(start, end, config),
-        **_ambiguity(end, data, config),
+        "ambiguity": exact.ambiguity(end, data.y),
         "response": np.array([router.mean_response(s) for s in (start, end)]),
         "size": np.array([np.linalg.norm(router.centred(s)) for s in (start, end)]),
         "gradient": _gradient(first, data, config),
@@ -129,26 +118,6 @@ def _site(moe: Any, data: Batch) -> Site:
 
 
 # ---- exact statements -----------------------------------------------------------------------------------------------
-
-
-def _bounds(here: Site, config: Config) -> Arrays:
-    rng = generator(config.seed, "pairs")
-    size = np.linalg.norm(here.x, axis=1, keepdims=True)
-    partners = [here.x[rng.permutation(here.n)]]
-    # steps from a thousandth of |x| to ten times it: near pairs are where a bound is nearly reached
-    for step in (1e-3, 1e-1, 1.0, 10.0):
-        way = rng.standard_normal(here.x.shape)
-        partners.append(here.x + step * size * way / np.linalg.norm(way, axis=1, keepdims=True))
-    total = np.zeros((len(BOUNDS), 4))
-    for i, other in enumerate(partners):
-        found = statements.bounds(here, other, rng)
-        for row, name in zip(total, BOUNDS, strict=True):
-            if i and name.startswith("radius"):
-                continue  # these speak of tokens, not of pairs
-            s = found.named(name)
-            row += (s.checked, s.violations, 0, s.broken)
-            row[2] = max(row[2], s.worst)
-    return {"bounds": total}
 
 
 def _pairs(here: Site, config: Config) -> Arrays:
@@ -396,20 +365,6 @@ def _batches(moe: Any, data: Batch, loss: Balance, mixed: bool, rng: np.random.G
             values.append(loss(scores[some], chosen[some])[0] - whole)
         out[1:, i] = np.mean(values), np.std(values, ddof=1) / np.sqrt(len(values))
     return out
-
-
-def _ambiguity(here: Site, data: Batch, config: Config) -> Arrays:
-    """Error taken apart; the identity's violations and its largest error over what rounding allows: sums of d squares
-    and k weights, of which each is rounded a few times, (d + k + 8) eps of the larger terms."""
-    if not config.renormalize:  # the identity needs gates that sum to 1
-        return {"ambiguity": np.array([np.nan, np.nan, np.nan, 0, 0, 0, np.nan])}
-    found = ensemble.ambiguity(here, data.y)
-    k = here.E if here.chosen is None else here.chosen.shape[1]
-    allowed = (data.y.shape[1] + k + 8) * np.finfo(float).eps * (found.individual + found.spread)
-    off = np.abs(found.error - (found.individual - found.spread)) / allowed
-    means = cosines(np.nan_to_num(function.mean_jacobians(here)))
-    parts = [found.error.mean(), found.individual.mean(), found.spread.mean()]
-    return {"ambiguity": np.array([*parts, here.n, (off > 1).sum(), off.max(), rms_cosine(means)])}
 
 
 # ---- walls ----------------------------------------------------------------------------------------------------------

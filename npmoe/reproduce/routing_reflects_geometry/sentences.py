@@ -13,22 +13,15 @@ def _points(T: float) -> float:
     return 100 * T
 
 
-def _counted(t: Told) -> tuple[int, int]:
-    """Cases and violations of the statements that decide."""
-    decide = [s for s in t.claim["statements"] if not s["beside"]]
-    return sum(s["checked"] for s in decide), sum(s["violations"] for s in decide)
-
-
 def _my_1a(t: Told) -> str:
-    checked, violations = _counted(t)
-    counted = f"{violations:,} violation{'s' * (violations != 1)} in {checked:,} cases on trained models."
+    counted = f"{t.violations} on trained models."
     if t.refuted:
         return f"Nearby hidden states are not always routed alike within the bounds: {counted}"
     return f"Nearby hidden states are routed alike, within exact bounds: {counted}"
 
 
 def _my_1b(t: Told) -> str:
-    checked, violations = _counted(t)
+    checked, violations = t.counted
     opening = "The converse is false" if t.refuted else "No counter-example to the converse was found"
     return (
         f"{opening}. In {violations:,} of {checked:,} pairs made in closed form, two hidden states without a positive "
@@ -82,12 +75,8 @@ def _my_10(t: Told) -> str:
 
 
 def _sc2_5(t: Told) -> str:
-    checked, violations = _counted(t)
     word = "is not always" if t.refuted else "is exactly"
-    return (
-        f"The mixture's error {word} its experts' error less their spread: {violations:,} "
-        f"violation{'s' * (violations != 1)} in {checked:,} cases."
-    )
+    return f"The mixture's error {word} its experts' error less their spread: {t.violations}."
 
 
 TELLINGS = {

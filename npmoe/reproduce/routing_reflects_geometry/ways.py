@@ -9,10 +9,12 @@ from math import log
 import numpy as np
 
 from npmoe.ledger import CORRELATION, RATIO, SHARE, Statement
+from npmoe.reproduce.exact import BOUNDS, NECESSARY
 from npmoe.reproduce.experiment import Models, Statistic, Way
 from npmoe.reproduce.routing_reflects_geometry.axes import CELLS, SITES, USUAL
-from npmoe.reproduce.routing_reflects_geometry.measure import BOUNDS, PAIRED
+from npmoe.reproduce.routing_reflects_geometry.measure import PAIRED
 from npmoe.reproduce.routing_reflects_geometry.several import COMPARED, MODELS
+from npmoe.reproduce.stated import ambiguity_statement, bound_statement
 
 __all__ = ["END", "START", "TOLERANCE", "ambiguity", "collapsed", "compared", "effects", "in_practice", "informed"]
 __all__ += ["necessary", "owed", "shared", "spread", "sufficient", "suppressed"]
@@ -24,33 +26,13 @@ TOLERANCE = 0.05 + SHARE  # "no greater" is read as: by less than 0.05, the whol
 
 # ---- MY.1a and MY.1b: exact statements -------------------------------------------------------------------------------
 
-_SAYS = {
-    "lipschitz, soft gates": "|g(x) - g(y)| <= 1/2 |C W (x - y)|",
-    "lipschitz by sigma_1, soft gates": "|g(x) - g(y)| <= 1/2 sigma_1(C W) |x - y|",
-    "total variation, soft gates": "TV(g(x), g(y)) <= tanh(span(W (x - y))/4)",
-    "lipschitz, one set": "the first bound for the gates in use, where both tokens chose one set",
-    "total variation, one set": "the third bound for the gates in use, where both tokens chose one set",
-    "hilbert, soft gates": "Hilbert distance of g(x) and g(y) = span(W (x - y)): gates and C W x determine one another",
-    "row part, soft gates": "|Pi (x - y)| <= |C (log g(x) - log g(y))| / sigma_min+(C W), Pi on row(C W)",
-    "radius, inside": "no step of 0.999 r(x), along the nearest wall's normal or at random, changes the chosen set",
-    "radius, beyond": "a step of (1 + 1e-6) r(x) along that normal changes it",
-}
-_NECESSARY = ("hilbert, soft gates", "row part, soft gates")
-
-
-def _counted(seeds: Sequence[Models], name: str, beside: bool = False) -> Statement:
-    """One statement over all Sites of all seeds."""
-    rows = np.array([m[role]["bounds"][BOUNDS.index(name)] for m in seeds for role in SITES])
-    checked, violations = rows[:, :2].sum(axis=0).astype(int)
-    return Statement(name, _SAYS[name], int(checked), int(violations), float(rows[:, 2].max()), beside=beside)
-
 
 def sufficient(seeds: Sequence[Models]) -> tuple[Statement, ...]:
     """Bounds on how far the gates of two tokens may differ, counted on every Site."""
-    exact = tuple(_counted(seeds, name) for name in BOUNDS if name not in _NECESSARY)
-    i = BOUNDS.index("total variation, one set")
-    rows = np.array([m[role]["bounds"][i] for m in seeds for role in SITES])
-    whole = np.array([m[role]["bounds"][0][0] for m in seeds for role in SITES])
+    counted = [m[role]["bounds"] for m in seeds for role in SITES]
+    exact = tuple(bound_statement(name, counted) for name in BOUNDS if name not in NECESSARY)
+    rows = np.array([table[list(BOUNDS).index("total variation, one set")] for table in counted])
+    whole = np.array([table[0, 0] for table in counted])
     broken = Statement(
         "total variation, other sets",
         "the bound of soft gates, tested on top-k gates where the two tokens chose other sets: a step across a wall "
@@ -82,7 +64,8 @@ def necessary(seeds: Sequence[Models]) -> tuple[Statement, ...]:
         float("inf"),
         example,
     )
-    return (refuted, *(_counted(seeds, name, beside=True) for name in _NECESSARY))
+    counted = [run["bounds"] for _, _, run in runs]
+    return (refuted, *(bound_statement(name, counted, beside=True) for name in NECESSARY))
 
 
 # ---- MY.1c: how much in practice ------------------------------------------------------------------------------------
@@ -377,16 +360,7 @@ def compared(name: str) -> Statistic:
 
 def ambiguity(seeds: Sequence[Models]) -> tuple[Statement, ...]:
     """The ambiguity identity, counted for every token."""
-    rows = np.array([m[role]["ambiguity"] for m in seeds for role in SITES])
-    return (
-        Statement(
-            "ambiguity",
-            "|f - y|^2 = sum_e g_e |f_e - y|^2 - sum_e g_e |f_e - f|^2, for every token",
-            int(rows[:, 3].sum()),
-            int(rows[:, 4].sum()),
-            float(rows[:, 5].max()),
-        ),
-    )
+    return (ambiguity_statement(m[role]["ambiguity"] for m in seeds for role in SITES),)
 
 
 def spread(role: str) -> Statistic:
