@@ -497,3 +497,15 @@ def test_a_check_says_where_the_recorded_text_was_another(capsys):
         assert command._check([{"word": "sc2", "text": text, "claims": claims}], known) == 0
         told = capsys.readouterr().out
         assert ("sc2 was recorded on WikiText-2, and this call read Notes" in told) == said
+
+
+def test_mixtrals_layers_are_measured_by_the_same_code(config):
+    mixtral = replace(config, kind="mixtral", steps=2, parts=1)
+    (only,) = stages(mixtral)
+    model = model_at(mixtral, stage(only))
+    block = model.blocks[0]
+    assert (model.positions, block.attention.groups, type(block.norm2).__name__) == (None, 1, "RMSNorm")
+    found = measure.compute(Measured(mixtral), {only: stage(only)})
+    assert "curvature" not in found
+    assert np.isfinite(found["layer norms"][..., NORMS.index("sigma token")]).all()
+    assert not found["bounds"][:, 1].any()

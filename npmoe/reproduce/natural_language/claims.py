@@ -4,7 +4,7 @@ from typing import Any
 
 from npmoe.reproduce.experiment import Experiment, Spec
 from npmoe.reproduce.natural_language import routing_ways, ways
-from npmoe.reproduce.natural_language.axes import ROLES, texts
+from npmoe.reproduce.natural_language.axes import ROLES, texts, texts_and_layers
 from npmoe.reproduce.natural_language.config import BASE, QUICK, Measured
 from npmoe.reproduce.natural_language.measure import EXPLAINS
 
@@ -49,7 +49,7 @@ SPECS = (
         "no number",
         _MODELS,
         ways.sensitivity(),
-        texts,
+        texts_and_layers,
         note="The norm is that of the whole feed-forward's Jacobian at each token, without the router's term, as in "
         "SC1's appendix. Models are compared after equally many steps; another interpretation takes equal held-out "
         "loss.",
@@ -61,7 +61,7 @@ SPECS = (
         "no number",
         ("top2", "soft"),
         ways.alignment(),
-        texts,
+        texts_and_layers,
     ),
     Spec(
         "SC2.3",
@@ -69,7 +69,7 @@ SPECS = (
         "no number",
         ("dense", "top2", "dense at the n_eff of top2"),
         ways.higher_rank(),
-        texts,
+        texts_and_layers,
         note="Fewer tokens span fewer dimensions. The dense model is therefore also measured on as few effective "
         "tokens.",
         once=("soft",),
@@ -80,7 +80,7 @@ SPECS = (
         "no number",
         ("top2", "soft", "soft at the n_eff of top2"),
         ways.concentrated(),
-        texts,
+        texts_and_layers,
     ),
     Spec(
         "SC2.5b",
@@ -106,7 +106,7 @@ SPECS = (
         ("dense", "top2"),
         ways.curvature(),
         texts,
-        note="SC1.11 on text.",
+        note="SC1.11 on text. The closed form is that of GELU experts.",
         once=("soft",),
     ),
     Spec(
@@ -115,7 +115,7 @@ SPECS = (
         "no number",
         ("top2",),
         routing_ways.in_practice(),
-        texts,
+        texts_and_layers,
         note="MY.1c on text. Tokens of the middle block are compared by the overlap of their masks, sequences by the "
         "cosine of their visit counts. First tokens are left out.",
         beside=_explained("top2", ("token", "position", "document")),
@@ -152,7 +152,7 @@ SPECS = (
         "about 60 %",
         ("authors",),
         routing_ways.no_higher(),
-        texts,
+        texts_and_layers,
         note="Authors are the top-2 models of three seeds. Each answers the same held-out prompts twice, and the "
         "model of this seed reads all texts. No higher means: by less than 0.02 over the whole interval. A claim of "
         "equality cannot exceed a null model without anything in common.",
@@ -181,7 +181,7 @@ SPECS = (
         "no number",
         ("top2",),
         routing_ways.unpredicted(),
-        texts,
+        texts_and_layers,
         note="A prompt against its own continuation, sampled at temperature 1. Does not predict means: a correlation "
         "below 0.1 over the whole interval. A claim of no relation cannot exceed a null model without any.",
     ),
@@ -191,7 +191,7 @@ SPECS = (
         "no number",
         ("top2",),
         routing_ways.unrelated(),
-        texts,
+        texts_and_layers,
         beside=tuple(
             (f"Jaccard of top-80 % sets, {what}, {where}", "mean over pairs", routing_ways.by_block(name, layer))
             for what, name in (
@@ -209,7 +209,7 @@ SPECS = (
         "no number",
         ("top2",),
         routing_ways.same_token(),
-        texts,
+        texts_and_layers,
     ),
     Spec(
         "MY.9",
@@ -217,7 +217,7 @@ SPECS = (
         "under 10 % on prompts",
         ("top2",),
         routing_ways.pruning(),
-        texts,
+        texts_and_layers,
         (routing_ways.increase(0), (-100.0, 10.0), "% more loss on prompts"),
         "Three of eight experts are kept, those that prompts use most; the paper keeps 12 of 32. Rollouts are the "
         "model's own continuations.",

@@ -34,6 +34,7 @@ class Config:
     h: int = 128
     layers: int = 3
     heads: int = 4
+    kind: str = "gpt"  # LayerNorm, learned positions, GELU; or "mixtral": RMSNorm, rotary positions, SwiGLU
     steps: int = 400
     parts: int = 4  # stages in which it is trained: a run that was killed goes on from the last
     lr: float = 6e-3
@@ -51,9 +52,10 @@ class Config:
     def label(self) -> str:
         """What progress and errors call it."""
         kind = "dense" if self.E == 1 else "soft" if self.k == self.E else f"top-{self.k}"
+        wide = "wide " * (self.E == 1 and self.h > 2 * self.d)
+        layers = " with Mixtral's layers" * (self.kind == "mixtral")
         more = f", balance loss {self.balance:g}" * bool(self.balance) + ", one topic a batch" * self.one_topic
-        wide = ", wide" * (self.E == 1 and self.h > self.d * 2)
-        return f"{kind}{wide} language model on {self.text.name or 'text'}{more}, seed {self.seed}"
+        return f"{wide}{kind} language model{layers} on {self.text.name or 'text'}{more}, seed {self.seed}"
 
 
 @dataclass(frozen=True)

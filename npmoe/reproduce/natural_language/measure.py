@@ -6,7 +6,7 @@ steps (s + 1,), loss (s + 1,)         ends of the stages, 0 among them; held-out
 layer norms (s + 1, L, 2, 8)          of the whole feed-forward, without and with the router's term, `function.NORMS`
 norms (2, L, E, 8)                    of each expert on its own tokens; leading values per token are NaN
 cosines (2, L, E, E)                  between the experts' mean Jacobians
-curvature (2, L, E)                   root mean square of the Hessian's norm; of GELU experts
+curvature (2, L, E)                   root mean square of the Hessian's norm; of GELU experts alone
 k90, cum10 (weighting, L, E)          principal components of what experts are given
 shuffled k90, cum10 (draw, weighting, L), shuffled cosines (draw, L, E, E)
 share (L, E)                          of all choices, or of the gates' sum
@@ -113,7 +113,8 @@ def _function(first: list[Site], last: list[Site], config: Config) -> Arrays:
         surveys = [function.survey(site, tokens=False) for site in here]
         found["norms"].append([survey.norms for survey in surveys])
         found["cosines"].append([cosines(survey.means) for survey in surveys])
-        found["curvature"].append([function.curvature(site) for site in here])
+        if config.kind == "gpt":  # the Hessian has a closed form for GELU experts
+            found["curvature"].append([function.curvature(site) for site in here])
     out = {name: np.array(values) for name, values in found.items()}
     if config.E > 1:
         rng = generator(config.seed, "null")

@@ -5,7 +5,8 @@ alone); loss (steps of the stage,); held (held-out sequences, T) losses at its e
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,19 @@ def generator(seed: int, stream: str, part: int = 0) -> np.random.Generator:
     return generator_of(_STREAMS, seed, stream, part)
 
 
+#: What `init.transformer` makes of each kind; half as many groups of keys and values as heads in Mixtral's.
+KINDS: dict[str, Callable[[Config], dict[str, Any]]] = {
+    "gpt": lambda config: {"longest": config.T},
+    "mixtral": lambda config: {
+        "rotary": 1e4,
+        "norm": "rms",
+        "expert": "swiglu",
+        "groups": config.heads // 2,
+        "tied": False,
+    },
+}
+
+
 def build(config: Config) -> Transformer:
     """The untrained model in the dtype of training; soft and top-k models of a seed start from the same weights."""
     return init.transformer(
@@ -44,7 +58,7 @@ def build(config: Config) -> Transformer:
         h=config.h,
         E=config.E,
         k=config.k,
-        longest=config.T,
+        **KINDS[config.kind](config),
         dtype=np.dtype(config.dtype).type,
     )
 
