@@ -304,7 +304,7 @@ def test_ids_of_all_papers_differ_and_words_name_them():
     ("words", "expected"),
     [
         (["GA.2"], {"GA": ("GA.2a", "GA.2b")}),
-        (["my.1", "sc1.3"], {"SC1": ("SC1.3",), "MY": ("MY.1a", "MY.1b", "MY.1c"), "SC2": ("MY.1d",)}),
+        (["my.1", "sc1.3"], {"SC1": ("SC1.3",), "MY": ("MY.1a", "MY.1b", "MY.1c"), "SC2": ("MY.1d", "MY.1e")}),
         (["MY", "MY.2"], {"MY": PAPERS[2].ids}),
         ([], {paper.id: paper.ids for paper in PAPERS[:3]}),
         (["all"], {paper.id: paper.ids for paper in PAPERS}),
@@ -349,6 +349,8 @@ def test_every_paper_trains_in_float32_and_reads_float64_beside_it():
     for paper in PAPERS:
         assert (paper.experiment.base.dtype, paper.experiment.quick.dtype) == ("float32", "float32")
         made = paper.experiment.plan((), full=True, quick=False, seeds=None)
+        if paper.alone:
+            continue  # a language model is trained otherwise in text and layers, not in arithmetic
         for spec in (spec for spec in made.specs() if made.axes(spec)):
             double = [axis for axis in made.axes(spec) if axis.name == "trained in float64"]
             assert all((axis.change, axis.roles, axis.each) == ({"dtype": "float64"}, (), {}) for axis in double)

@@ -504,7 +504,7 @@ def test_mixtrals_layers_are_measured_by_the_same_code(config):
     (only,) = stages(mixtral)
     model = model_at(mixtral, stage(only))
     block = model.blocks[0]
-    assert (model.positions, block.attention.groups, type(block.norm2).__name__) == (None, 1, "RMSNorm")
+    assert (model.embedding.positions, block.attention.groups, type(block.norm2).__name__) == (None, 1, "RMSNorm")
     found = measure.compute(Measured(mixtral), {only: stage(only)})
     assert "curvature" not in found
     assert np.isfinite(found["layer norms"][..., NORMS.index("sigma token")]).all()

@@ -14,7 +14,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from npmoe import news
+from npmoe.news import listening
 from npmoe.sweep.at_work import finished
 from npmoe.sweep.executors import executor
 from npmoe.sweep.folder import SweepError, claim, pack, read_run, write
@@ -145,7 +145,7 @@ def sweep(
         with (
             runs as arriving,
             tqdm(desc="runs", total=total, initial=len(done), disable=hide, dynamic_ncols=True) as bar,
-            news.listening(bar.set_postfix_str),
+            listening(bar.set_postfix_str),
         ):
             for config, arrays in arriving:
                 write(paths[config], pack(arrays, config))

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from npmoe import news
+from npmoe.news import listen, tell
 from npmoe.sweep.folder import SweepError
 
 __all__ = ["executor"]
@@ -77,14 +77,14 @@ def _leashed(leash: Connection, said: Any) -> None:
     """In each worker, first: Ctrl-C is the caller's to answer, and without a caller there is nothing to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow, args=(leash,), daemon=True).start()
-    news.listen(said.put)
+    listen(said.put)
 
 
 def _pass_on(said: Any) -> None:
     """In the caller: what workers say, to whoever listens here, until there is nobody to say anything."""
     with suppress(EOFError, OSError):
         while (text := said.get()) is not None:
-            news.tell(text)
+            tell(text)
 
 
 def _follow(leash: Connection) -> None:

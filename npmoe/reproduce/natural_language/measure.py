@@ -115,7 +115,7 @@ def _function(first: list[Site], last: list[Site], config: Config) -> Arrays:
         found["cosines"].append([cosines(survey.means) for survey in surveys])
         if config.kind == "gpt":  # the Hessian has a closed form for GELU experts
             found["curvature"].append([function.curvature(site) for site in here])
-    out = {name: np.array(values) for name, values in found.items()}
+    out = {name: np.array(values) for name, values in found.items() if values}
     if config.E > 1:
         rng = generator(config.seed, "null")
         out["shuffled cosines"] = np.array(

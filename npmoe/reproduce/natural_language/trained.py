@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from npmoe import news
 from npmoe.calculus import tree
 from npmoe.data.text import batches, batches_of_one_topic, windows
 from npmoe.model import init
 from npmoe.model.balance import Balance
 from npmoe.model.language import Batches, Progress, Recipe, evaluate, train
 from npmoe.model.transformer import Transformer
+from npmoe.news import tell
 from npmoe.reproduce.natural_language.config import Config, Stage
 from npmoe.reproduce.natural_language.text import prepared
 from npmoe.reproduce.streams import generator_of
@@ -112,7 +112,7 @@ class _Far:
         if now - self.told < 1 or step == self.start:
             return
         self.told, a_step = now, (now - self.begin) / (step - self.start)
-        news.tell(
+        tell(
             f"{of.label}: step {step} of {of.steps}, loss {loss:.2f}, {of.B * of.T / a_step:,.0f} tokens/s, "
             f"{(of.steps - step) * a_step:.0f} s left"
         )
