@@ -3,7 +3,7 @@
 from npmoe.ledger.claims import Claim
 from npmoe.ledger.firmness import Firmness, firmness
 from npmoe.ledger.readings import CORRELATION, COUNT, RATIO, SHARE, Beside, Null, Reading, Size, Statement
-from npmoe.ledger.results import SCHEMA, Difference, differences, join, read_results, reading_of, split
+from npmoe.ledger.results import SCHEMA, Difference, compared, differences, join, read_results, reading_of, split
 from npmoe.ledger.verdicts import FEWEST_SEEDS, VERDICTS, Interval, excess, holds, interval, judge, opposite
 from npmoe.ledger.words import rule, why
 
@@ -24,6 +24,7 @@ __all__ = [
     "Reading",
     "Size",
     "Statement",
+    "compared",
     "differences",
     "excess",
     "firmness",

@@ -14,7 +14,7 @@ MEANINGS = {
     "matched by the control": "The effect is there, but a control model gives as much.",
     "contradicted": "The opposite effect was found.",
     "no effect": "Any effect is smaller than the smallest effect of interest.",
-    "inconclusive": "The spread over seeds is too wide to decide.",
+    "inconclusive": "Neither the effect nor its absence is settled: an interval reaches over a limit of the rule.",
     "proved": "An exact statement, checked without a violation on every model of five seeds or more.",
     "refuted": "An exact statement with a counter-example, which is printed.",
     "not tested": "The data or models that the claim needs are not here.",
@@ -72,12 +72,17 @@ def because(claim: Mapping[str, Any]) -> str:
         names = [_NAMES.get(null["name"], null["name"]) for null in _catching(primary)]
         many = len(names) > 1
         listed = ", ".join(names[:-1]) + " and " + names[-1] if many else "".join(names)
-        one = not many and (listed.startswith("a ") or not listed.endswith("s"))
-        parts.append(f"{listed} give{'s' if one else ''} as much")
+        parts.append(f"{listed} give{'' if many or _plural(listed) else 's'} as much")
     counts = claim["agreement"]
     if counts["holds"] and counts["reversed"]:
         parts.append("depends on the interpretation")
     return "; ".join(parts)
+
+
+def _plural(name: str) -> bool:
+    """Whether the name of a null speaks of several: by its head, "two halves of one expert", not by its end."""
+    head = name.split()[:3]
+    return head[0] not in ("a", "the") and any(word.endswith("s") and not word.endswith("'s") for word in head)
 
 
 def agreement(claim: Mapping[str, Any]) -> str:

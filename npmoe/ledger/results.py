@@ -76,7 +76,8 @@ def size_json(size: Size | None, paper: str) -> dict[str, str]:
     if size is None or not all(map(math.isfinite, size.values)):
         return {"measured": "", "paper": paper, "judgement": "not given"}
     low, high = min(size.values), max(size.values)
-    measured = f"{low:.3g} to {high:.3g} {size.unit}".strip()
+    low_to_high = " to ".join(f"{end:,.0f}" if abs(end) >= 1000 else f"{end:.3g}" for end in (low, high))
+    measured = f"{low_to_high} {size.unit}".strip()
     return {"measured": measured, "paper": paper, "judgement": size.judgement()}
 
 
@@ -196,9 +197,9 @@ def differences(results: dict[str, Any], recorded: dict[str, Any]) -> list[Diffe
         if claim["id"] not in known:
             found.append(Difference(claim["id"], "not recorded", word(claim["verdict"]), False))
             continue
+        if not compared(claim, known[claim["id"]]):
+            continue
         now = _primary_of(claim)
-        if now is None and not claim.get("statements") and _primary_of(known[claim["id"]]) is not None:
-            continue  # a claim of --full alone, which this run has left out
         before = _first_seeds(known[claim["id"]], len(now["values"]) if now else 0)
         here = None if now is None or claim.get("mute") else reading_of(now)
         recorded_word = _word(known[claim["id"]]["verdict"] if before is None else judge(before), before)
@@ -208,6 +209,18 @@ def differences(results: dict[str, Any], recorded: dict[str, Any]) -> list[Diffe
             shaky = any(f is not None and not f.stands for f in firm)
             found.append(Difference(claim["id"], recorded_word, word_now, shaky))
     return found
+
+
+def compared(claim: dict[str, Any], recorded: dict[str, Any] | None) -> bool:
+    """Whether a claim of this run can be held against what was recorded of it: one that was never recorded can.
+
+    One of ``--full`` alone cannot, where this run has left it out; nor one without a verdict yet.
+    """
+    if recorded is None:
+        return True
+    if _primary_of(claim) is None and not claim.get("statements") and _primary_of(recorded) is not None:
+        return False
+    return claim["verdict"] != "no verdict"
 
 
 def _word(verdict: str, reading: Reading | None) -> str:
@@ -220,11 +233,11 @@ def _primary_of(claim: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _first_seeds(claim: dict[str, Any], seeds: int) -> Reading | None:
-    """The recorded primary reading on its first few seeds; None where it has none, or not so many."""
+    """The recorded primary reading on so many of its seeds as the run has, or all; None where either has none."""
     primary = _primary_of(claim)
-    if primary is None or not 0 < seeds <= len(primary["values"]):
+    if primary is None or not seeds or not primary["values"]:
         return None
-    return reading_of(primary, seeds)
+    return reading_of(primary, min(seeds, len(primary["values"])))
 
 
 def reading_of(found: dict[str, Any], seeds: int | None = None) -> Reading:

@@ -158,7 +158,7 @@ def sentence_of(claim: Mapping[str, Any], telling: Telling | None) -> str:
         return "The effect is undefined in some seeds." if primary is not None else str(claim["measured"])
     text = telling.say(Told(claim, telling.of))
     seeds = len(primary["values"]) if primary else claim.get("seeds", FEWEST_SEEDS)
-    if seeds < FEWEST_SEEDS:
+    if seeds < FEWEST_SEEDS and claim["verdict"] != "refuted":  # one counter-example is enough
         text += f" ({seeds} seed{'s' if seeds > 1 else ''} so far; a verdict needs {FEWEST_SEEDS}.)"
     return text[:1].upper() + text[1:]
 
@@ -180,7 +180,7 @@ def effect_of(claim: Mapping[str, Any], telling: Telling | None) -> dict[str, An
         "low": amount.low,
         "high": amount.high,
         "values": each(primary["values"]),
-        "none": of(0.0),  # no effect at all
+        "none": of(0.0),  # T = 0: between the claim and its opposite
         "claimed": of(margin),  # where the claim begins to hold; beyond it, on the side away from `none`
         "opposite": of(-margin),
         "word": word(primary["verdict"]),

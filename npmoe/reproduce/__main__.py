@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import shlex
 import shutil
 import sys
 import textwrap
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from npmoe.ledger import differences, read_results, split, why
+from npmoe.ledger import FEWEST_SEEDS, compared, differences, read_results, split, why
 from npmoe.reproduce import run
 from npmoe.reproduce.experiment import Trial
 from npmoe.reproduce.live import Live
@@ -42,7 +43,8 @@ def parser(prog: str = PROG) -> argparse.ArgumentParser:
         prog=prog,
         description="Test the claims of papers on the geometry of mixture-of-experts layers. Each claim is measured "
         "over several seeds and compared with null models; results go to a page that fills in from the first seed on.",
-        epilog="Exit status: 0 done, 1 a check that was asked for failed, 2 the call was wrong. "
+        epilog="Exit status: 0 done, 1 a check that was asked for failed, 2 the call was wrong or a run failed, 130 "
+        "interrupted. "
         "A run that was interrupted continues where it stopped when it is called again.",
     )
     alone = " ".join(paper.word for paper in PAPERS if paper.alone)
@@ -126,6 +128,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         if args.markdown and not args.recorded:
             raise ValueError("expected --markdown with --recorded, whose results it prints")
         if args.recorded:
+            _nothing_to_run(args)
             return _recorded(args, asked)
         if args.corpus and not any(paper.text for paper, _ in asked):
             raise ValueError("expected --corpus with a paper that reads text, such as sc2")
@@ -138,8 +141,10 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
                 raise ValueError(
                     f"expected --record with --full, whole papers and {RECORDED_SEEDS} seeds or more; less is no ledger"
                 )
-        if args.check and args.quick:
-            raise ValueError("expected --check without --quick, whose verdicts mean nothing")
+        if args.check and (args.quick or any(plan.seeds < FEWEST_SEEDS for _, plan in made)):
+            raise ValueError(
+                f"expected --check with {FEWEST_SEEDS} seeds or more and without --quick; there are no verdicts else"
+            )
         if args.list:
             print("\n\n".join(listing(plan) for _, plan in made))
             return DONE
@@ -150,12 +155,22 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
             say(f"  {note}")
         return WRONG
     except KeyboardInterrupt:
-        if args.counts:
+        if args.counts or args.recorded or args.list:
             say("\ninterrupted")
             return INTERRUPTED
-        call = " ".join([prog, *(argv if argv is not None else sys.argv[1:])])
-        say(f"\ninterrupted; finished runs are in {args.output / 'runs'}. The same call continues there: {call}")
+        # --fresh would begin anew
+        words = [word for word in (argv if argv is not None else sys.argv[1:]) if word != "--fresh"]
+        say(f"\ninterrupted; finished runs are in {args.output / 'runs'}.")
+        say(f"This call continues there: {prog} {shlex.join(words)}")
         return INTERRUPTED
+
+
+def _nothing_to_run(args: argparse.Namespace) -> None:
+    """Raise a ValueError for options that ask for a run, where none is made."""
+    options = ("check", "record", "fresh", "list", "seeds", "corpus")
+    odd = [f"--{name}" for name in options if getattr(args, name)]
+    if odd:
+        raise ValueError(f"expected --recorded without {', '.join(odd)}: it computes nothing")
 
 
 def _counts(args: argparse.Namespace, asked: Asked) -> int:
@@ -223,8 +238,11 @@ def _begin(args: argparse.Namespace, made: list[tuple[Paper, Trial]]) -> None:
     page = args.output / "index.html"
     for paper, plan in made:
         empty = run.results_of(paper, plan.claims({}), plan, {}, progress=0)
-        if run.lesser(args.output, empty) is None:
+        kept = run.lesser(args.output, empty)
+        if kept is None:
             page = run.write(args.output, empty, {})
+        else:
+            say(f"{paper.id}: the page that is there stays until this run has more to say ({kept})")
     if page.exists():
         say(f"the page: {page.resolve().as_uri()}")
         _open(args, page)
@@ -264,14 +282,14 @@ def _check(ours: list[dict[str, Any]], known: dict[str, Any]) -> int:
     firm = [d for d in found if not d.borderline]
     for d in found:
         print(f"{'borderline' if d.borderline else 'differs'}: {d.id} was recorded as {d.recorded}, now {d.now}")
-    print(f"{len(claims) - len(found)} of {len(claims)} verdicts as recorded")
+    recorded = {claim["id"]: claim for claim in known["claims"]}
+    count = sum(compared(claim, recorded.get(claim["id"])) for claim in claims)
+    print(f"{count - len(found)} of {count} verdicts as recorded")
     texts = {part["word"]: part.get("text") for part in split(known)}
     for results in ours:
-        text, recorded = results.get("text"), texts.get(results["word"])
-        if text and recorded and text != recorded:
-            print(
-                f"{results['word']} was recorded on {recorded}, and this call read {text}: verdicts may differ by that."
-            )
+        text, then = results.get("text"), texts.get(results["word"])
+        if text and then and text != then:
+            print(f"{results['word']} was recorded on {then}, and this call read {text}: verdicts may differ by that.")
     if found and not firm:
         print("Every difference is in a verdict that one seed more or less would change.")
     return FAILED if firm else DONE

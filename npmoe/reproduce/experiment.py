@@ -212,6 +212,7 @@ class Trial:
     quick: bool = False
     shown: int | None = None  # seeds that claims and figures read: all, unless some are still to come
     changes: tuple[tuple[str, Any], ...] = ()  # of the base config, such as the text that a call names
+    missing: tuple[tuple[str, str], ...] = ()  # claims that cannot be tested here, each with what is not there
 
     def __repr__(self) -> str:
         return one_line(self)
@@ -228,7 +229,14 @@ class Trial:
 
     def specs(self) -> list[Spec]:
         """The claims asked for."""
-        return [spec for spec in self.experiment.specs if spec.id in self.ids]
+        lacks = dict(self.missing)
+        return [
+            replace(spec, roles=(), ways=(), axes=(), beside=(), size=None, once=(), note=lacks[spec.id])
+            if spec.id in lacks
+            else spec
+            for spec in self.experiment.specs
+            if spec.id in self.ids
+        ]
 
     def axes(self, spec: Spec) -> tuple[Axis, ...]:
         """The *train* readings of a claim, whether they are run or not."""

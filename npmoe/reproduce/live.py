@@ -67,8 +67,8 @@ class Live:
             return
         if claim["id"] not in self.words and not self.plan.quick:
             self.say(f"  {claim['id']}  {claim['sentence']}")
-        word, seeds = claim["word"], len(_values(claim))
-        if seeds >= FEWEST_SEEDS and self.words.get(claim["id"]) != word:
+        word, seeds = claim["word"], len(_values(claim)) or claim.get("seeds") or 0
+        if (seeds >= FEWEST_SEEDS or word == "refuted") and self.words.get(claim["id"]) != word:
             self.say(f"  {claim['id']}  {word}, by {seeds} seeds")
         self.words[claim["id"]] = word
 

@@ -42,6 +42,7 @@ class Paper:
     tellings : how each claim is told in its own unit, by its id.
     notes : (claims, plan) -> sentences above the table.
     text : of a paper whose models read text: the path that a call names, or None -> the field ``text`` of its configs.
+    fit : plan -> the plan, without the claims that cannot be tested here; raises ValueError where nothing can.
     alone : it runs by its name, or with "all", and not where a call names nothing.
     news : (config, arrays) -> what the terminal says when this run is there, "" for nothing; for long runs.
     """
@@ -57,6 +58,7 @@ class Paper:
     tellings: Mapping[str, Telling]
     notes: Callable[[list[Claim], Trial], list[str]]
     text: Callable[[Path | None], Any] | None = None
+    fit: Callable[[Trial], Trial] = lambda plan: plan
     alone: bool = False
     news: Callable[[Any, Mapping[str, np.ndarray]], str] = lambda config, arrays: ""
 
@@ -70,7 +72,7 @@ class Paper:
         ValueError : for a corpus where no text is read, or one that cannot be read.
         """
         plan = self.experiment.plan(tuple(ids), full=full, quick=quick, seeds=seeds)
-        return plan if self.text is None else replace(plan, changes=(("text", self.text(corpus)),))
+        return self.fit(plan if self.text is None else replace(plan, changes=(("text", self.text(corpus)),)))
 
     def __repr__(self) -> str:
         return one_line(self)
@@ -95,11 +97,17 @@ class Paper:
         return _source(tuple(_file(compute) for compute in self.computes.values()))
 
     def named(self, word: str) -> tuple[str, ...]:
-        """The claims that one word of a call means: the paper, a claim, or claims told apart by a letter ("MY.1")."""
+        """The claims that one word of a call means: the paper, a claim, or claims told apart by a letter ("MY.1").
+
+        Of a paper that runs `alone`, a letter is not enough: its claims have a name of their own, or the paper's.
+        """
         if word.lower() == self.word:
             return self.ids
         upper = word.upper()
-        return tuple(id for id in self.ids if id.upper() == upper or (id[:-1].upper() == upper and id[-1].isalpha()))
+        own = tuple(id for id in self.ids if id.upper() == upper)
+        if own or (self.alone and not any(id.upper() == upper + "A" for id in self.ids)):
+            return own
+        return tuple(id for id in self.ids if id[:-1].upper() == upper and id[-1].isalpha())
 
     def told(self, claim: dict[str, Any]) -> dict[str, Any]:
         """A claim of ``results.json`` with its sentence, its effect in its own unit and its verdict in plain words."""

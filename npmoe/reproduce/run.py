@@ -20,7 +20,7 @@ from tqdm import tqdm
 import npmoe
 from npmoe import files
 from npmoe.files import read_json
-from npmoe.ledger import Claim, join, read_results, split
+from npmoe.ledger import FEWEST_SEEDS, Claim, join, read_results, split
 from npmoe.reproduce.experiment import Results, Trial
 from npmoe.reproduce.findings import findings
 from npmoe.reproduce.paper import Paper, reads
@@ -140,6 +140,8 @@ def lesser(folder: Path, new: dict[str, Any]) -> str | None:
     there, here = _seeds_there(old), _seeds_there(new)
     if there == 0 or (mode == "quick" and new["mode"] != "quick"):
         return None  # nothing is lost
+    if there >= FEWEST_SEEDS > here and new["mode"] != "quick":
+        return f"{path} has verdicts, of {there} seeds, and this call none, of {here}"
     if mode != "quick" and new["mode"] == "quick":
         return f"{path} is of a {mode} run and this one was quick"
     if old.get("progress") is None and new.get("progress") is not None:
@@ -157,6 +159,8 @@ def lesser(folder: Path, new: dict[str, Any]) -> str | None:
 
 def _seeds_there(results: Mapping[str, Any]) -> int:
     """The seeds that a ledger has numbers of."""
+    if not any(claim["readings"] or claim["statements"] for claim in results["claims"]):
+        return 0
     progress = results.get("progress")
     return int(results.get("seeds") or 0) if progress is None else int(progress)
 

@@ -16,6 +16,9 @@ from npmoe.sweep.folder import SweepError
 __all__ = ["executor"]
 
 
+_LINE = 500  # bytes: with its length in front below 512, which POSIX writes to a pipe in one piece
+
+
 @contextmanager
 def executor(spec: str | None, jobs: int) -> Iterator[cf.Executor | None]:
     """Open the executor that a command line names.
@@ -58,10 +61,10 @@ def _processes(jobs: int) -> Iterator[cf.Executor]:
     """Processes on a leash: a pipe whose other end closes when the caller gives up, and also when it is killed."""
     spawn = multiprocessing.get_context("spawn")  # a fork would copy locks that BLAS threads hold
     leash, hand = spawn.Pipe(duplex=False)
-    said = spawn.SimpleQueue()
-    threading.Thread(target=_pass_on, args=(said,), daemon=True).start()
-    with leash, hand:
-        pool = cf.ProcessPoolExecutor(jobs, spawn, _leashed, (leash, said))
+    heard, mouth = spawn.Pipe(duplex=False)
+    threading.Thread(target=_pass_on, args=(heard,), daemon=True).start()
+    with leash, hand, mouth:  # the last copy of the mouth closes with the last worker, and ends the thread
+        pool = cf.ProcessPoolExecutor(jobs, spawn, _leashed, (leash, mouth))
         try:
             yield pool
         except BaseException:
@@ -70,21 +73,28 @@ def _processes(jobs: int) -> Iterator[cf.Executor]:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         pool.shutdown()
-    said.put(None)
 
 
-def _leashed(leash: Connection, said: Any) -> None:
+def _leashed(leash: Connection, mouth: Connection) -> None:
     """In each worker, first: Ctrl-C is the caller's to answer, and without a caller there is nothing to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow, args=(leash,), daemon=True).start()
-    listen(said.put)
+    listen(lambda text: _say(mouth, text))
 
 
-def _pass_on(said: Any) -> None:
+def _say(mouth: Connection, text: str) -> None:
+    """Into the pipe that all workers share: so short that it is written at once, whole, without a lock."""
+    with suppress(OSError):
+        mouth.send_bytes(text.encode()[:_LINE])
+
+
+def _pass_on(heard: Connection) -> None:
     """In the caller: what workers say, to whoever listens here, until there is nobody to say anything."""
-    with suppress(EOFError, OSError):
-        while (text := said.get()) is not None:
-            tell(text)
+    with heard, suppress(EOFError, OSError):
+        while True:
+            text = heard.recv_bytes().decode(errors="ignore")
+            with suppress(Exception):  # a listener's trouble must not fill the pipe, in which workers would be stuck
+                tell(text)
 
 
 def _follow(leash: Connection) -> None:

@@ -37,8 +37,8 @@ def _ga_2b(t: Told) -> str:
 
 def _ga_3(t: Told) -> str:
     return (
-        f"In units of chance, the subspaces of what experts see overlap {t.amount.text('times')} as strongly as their "
-        f"functions are aligned; with shuffled gates {t.null('shuffled gates').text('times')}."
+        f"Each in its own units of chance, the overlap of what experts see lies {t.amount.text('times')} as far from "
+        f"chance as the alignment of their functions; with shuffled gates {t.null('shuffled gates').text('times')}."
     )
 
 
@@ -63,7 +63,7 @@ TELLINGS = {
     "GA.1": Telling(_ga_1, _in_chance, "alignment of mean Jacobians over that of random matrices"),
     "GA.2a": Telling(_ga_2a, lambda T: percent(-T), "overlap of subspaces over that with shuffled gates, change in %"),
     "GA.2b": Telling(_ga_2b, exp, "overlap of subspaces over that of random subspaces"),
-    "GA.3": Telling(_ga_3, exp, "overlap of subspaces over alignment of functions, both in units of chance"),
+    "GA.3": Telling(_ga_3, exp, "distance from chance, overlap of subspaces over alignment of functions"),
     "GA.4a": Telling(_ga_4a, exp, "alignment of mean Jacobians, soft over top-2"),
     "GA.4b": Telling(_ga_4b, percent, "distance of subspaces, top-2 over soft, difference in %"),
 }

@@ -4,7 +4,7 @@ from npmoe.reproduce.experiment import Across, Axis, Pair, Role
 from npmoe.reproduce.natural_language.config import Authors, Config, Thinned
 from npmoe.reproduce.natural_language.text import labelled
 
-__all__ = ["AUTHORS", "MIXTRAL", "ROLES", "texts", "texts_and_layers"]
+__all__ = ["AUTHORS", "ROLES", "texts"]
 
 AUTHORS = 3  # models that write, the reader among them
 
@@ -25,14 +25,6 @@ ROLES: dict[str, Role] = {
     "soft at the n_eff of top2": Pair("soft", "top2", Thinned),
     "authors": Across("top2", Authors, lambda base: AUTHORS),
 }
-
-
-MIXTRAL = Axis("RMSNorm, rotary positions and SwiGLU experts, as in Mixtral", {"kind": "mixtral"})
-
-
-def texts_and_layers(base: Config) -> tuple[Axis, ...]:
-    """Another text, and other layers."""
-    return (*texts(base), MIXTRAL)
 
 
 def texts(base: Config) -> tuple[Axis, ...]:

@@ -4,16 +4,19 @@ from typing import Any
 
 from npmoe.reproduce.experiment import Experiment, Spec
 from npmoe.reproduce.natural_language import routing_ways, ways
-from npmoe.reproduce.natural_language.axes import ROLES, texts, texts_and_layers
+from npmoe.reproduce.natural_language.axes import ROLES, texts
 from npmoe.reproduce.natural_language.config import BASE, QUICK, Measured
 from npmoe.reproduce.natural_language.measure import EXPLAINS
 
-__all__ = ["EXPERIMENT", "SPECS"]
+__all__ = ["EXPERIMENT", "MODELS", "PERPLEXITY", "SPECS"]
 
 _MODELS = ("dense", "top2", "soft")
 
+PERPLEXITY = "held-out perplexity, "
+MODELS = ("dense", "top-2", "soft")  # of which this is beside SC2.1, next to counts of words
+
 _PERPLEXITIES = tuple(
-    (f"held-out perplexity, {words}", "on the same tokens for all", statistic)
+    (f"{PERPLEXITY}{words}", "on the same tokens for all", statistic)
     for words, statistic in (
         ("dense", ways.perplexity("dense")),
         ("top-2", ways.perplexity("top2")),
@@ -36,8 +39,8 @@ def _explained(role: str, what: tuple[str, ...]) -> tuple[Any, ...]:
         for label in what
         for where, layer in (("first block", 0), ("last block", -1))
         for how, words, name in (
-            ("explains", "information over the entropy of the choice", "explained"),
-            ("explains by chance", "permuted", "explained null"),
+            ("explains", "information over the entropy of the experts' masks", "explained"),
+            ("explains by chance", "permuted or turned round", "explained null"),
         )
     )
 
@@ -49,7 +52,7 @@ SPECS = (
         "no number",
         _MODELS,
         ways.sensitivity(),
-        texts_and_layers,
+        texts,
         note="The norm is that of the whole feed-forward's Jacobian at each token, without the router's term, as in "
         "SC1's appendix. Models are compared after equally many steps; another interpretation takes equal held-out "
         "loss.",
@@ -61,7 +64,7 @@ SPECS = (
         "no number",
         ("top2", "soft"),
         ways.alignment(),
-        texts_and_layers,
+        texts,
     ),
     Spec(
         "SC2.3",
@@ -69,7 +72,7 @@ SPECS = (
         "no number",
         ("dense", "top2", "dense at the n_eff of top2"),
         ways.higher_rank(),
-        texts_and_layers,
+        texts,
         note="Fewer tokens span fewer dimensions. The dense model is therefore also measured on as few effective "
         "tokens.",
         once=("soft",),
@@ -80,7 +83,7 @@ SPECS = (
         "no number",
         ("top2", "soft", "soft at the n_eff of top2"),
         ways.concentrated(),
-        texts_and_layers,
+        texts,
     ),
     Spec(
         "SC2.5b",
@@ -115,7 +118,7 @@ SPECS = (
         "no number",
         ("top2",),
         routing_ways.in_practice(),
-        texts_and_layers,
+        texts,
         note="MY.1c on text. Tokens of the middle block are compared by the overlap of their masks, sequences by the "
         "cosine of their visit counts. First tokens are left out.",
         beside=_explained("top2", ("token", "position", "document")),
@@ -152,7 +155,7 @@ SPECS = (
         "about 60 %",
         ("authors",),
         routing_ways.no_higher(),
-        texts_and_layers,
+        texts,
         note="Authors are the top-2 models of three seeds. Each answers the same held-out prompts twice, and the "
         "model of this seed reads all texts. No higher means: by less than 0.02 over the whole interval. A claim of "
         "equality cannot exceed a null model without anything in common.",
@@ -176,12 +179,21 @@ SPECS = (
         ),
     ),
     Spec(
+        "MY.5b",
+        "Answers of one author to one question share more experts than answers of different authors.",
+        "both others far below",
+        ("authors",),
+        routing_ways.distinct(),
+        texts,
+        note="The other half of MY.5, on the same texts: whether the router tells authors apart at all.",
+    ),
+    Spec(
         "MY.6",
         "How similarly two prompts are routed does not predict how similarly their rollouts are.",
         "no number",
         ("top2",),
         routing_ways.unpredicted(),
-        texts_and_layers,
+        texts,
         note="A prompt against its own continuation, sampled at temperature 1. Does not predict means: a correlation "
         "below 0.1 over the whole interval. A claim of no relation cannot exceed a null model without any.",
     ),
@@ -191,7 +203,7 @@ SPECS = (
         "no number",
         ("top2",),
         routing_ways.unrelated(),
-        texts_and_layers,
+        texts,
         beside=tuple(
             (f"Jaccard of top-80 % sets, {what}, {where}", "mean over pairs", routing_ways.by_block(name, layer))
             for what, name in (
@@ -200,7 +212,8 @@ SPECS = (
             )
             for where, layer in (("first block", 0), ("middle block", 1), ("last block", -1))
         ),
-        note="The paper finds this on prompts, strongest with a reasoning template, and not in a model without "
+        note="Sets that hold more experts share more of them by chance, which is subtracted. The paper finds this on "
+        "prompts, strongest with a reasoning template, and not in a model without "
         "reasoning. A plain language model in which it is absent does not contradict the paper.",
     ),
     Spec(
@@ -209,18 +222,19 @@ SPECS = (
         "no number",
         ("top2",),
         routing_ways.same_token(),
-        texts_and_layers,
+        texts,
     ),
     Spec(
         "MY.9",
-        "Keeping only the most used experts of the last two layers costs little on prompts and much on rollouts.",
+        "Keeping only the most used experts of the last layers costs little on prompts and much on rollouts.",
         "under 10 % on prompts",
         ("top2",),
         routing_ways.pruning(),
-        texts_and_layers,
+        texts,
         (routing_ways.increase(0), (-100.0, 10.0), "% more loss on prompts"),
-        "Three of eight experts are kept, those that prompts use most; the paper keeps 12 of 32. Rollouts are the "
-        "model's own continuations.",
+        "Three of eight experts are kept, those that one half of the prompts uses most; the other half is judged. The "
+        "paper keeps 12 of 32 in its last two layers; of three blocks that is the last. Rollouts are the model's own "
+        "continuations.",
         (("loss on rollouts, increase in %", "the same experts kept", routing_ways.increase(1)),),
     ),
     Spec(

@@ -88,12 +88,12 @@ def _experts(seeds: list[Models]) -> Mark:
     for role in ("top2", "soft"):
         name = _NAMES[role]
         aligned.append(
-            draw.band(name, role, blocks, np.array([[rms_cosine(c) for c in m[role]["cosines"][1]] for m in seeds]))
+            draw.band(name, role, blocks, np.array([[rms_cosine(c) for c in m[role]["cosines"][-1]] for m in seeds]))
         )
-        ranks.append(draw.band(name, role, blocks, np.array([defined_mean(m[role]["k90"][0]) for m in seeds])))
+        ranks.append(draw.band(name, role, blocks, np.array([defined_mean(m[role]["k90"][-1, 0]) for m in seeds])))
     start = np.array([[rms_cosine(c) for c in m["top2"]["cosines"][0]] for m in seeds])
     aligned.append(draw.band("top-2, untrained", "untrained", blocks, start))
-    ranks.append(draw.band("dense", "dense", blocks, np.array([defined_mean(m["dense"]["k90"][0]) for m in seeds])))
+    ranks.append(draw.band("dense", "dense", blocks, np.array([defined_mean(m["dense"]["k90"][-1, 0]) for m in seeds])))
     null = np.array([m["top2"]["shuffled k90"][:, 0].mean(axis=0) for m in seeds])
     ranks.append(draw.band("top-2, shuffled gates", "null", blocks, null))
     block = draw.axis("block")
@@ -118,7 +118,7 @@ def _explained(runs: list[Run], what: tuple[str, ...], blocks: list[int], end: i
         i = EXPLAINS.index(name)
         marks.append(draw.band(name, role, blocks, np.array([run["explained"][end, i] for run in runs])))
         null = np.array([run["explained null"][end, i] for run in runs])
-        marks.append(draw.band(f"{name}, permuted", "null", blocks, null))
+        marks.append(draw.band(f"{name}, by chance", "null", blocks, null))
     return marks
 
 
@@ -129,7 +129,7 @@ def _topics(results: Results, plan: Trial) -> dict[str, Mark]:
     if not runs or len(runs) < len(found):
         return {}
     blocks = list(range(runs[0]["share"].shape[0]))
-    axes = draw.axis("block"), draw.axis("share of the choice's entropy", "log")
+    axes = draw.axis("block"), draw.axis("share of the choice", "log")
     what = ("token", "topic", "topic beyond the token")
     figure = draw.figure(
         "sc2-topics",
@@ -159,7 +159,7 @@ def _text(models: Models, base: Config) -> Mark:
     return draw.figure(
         "sc2-text",
         "Experts of each token",
-        f"Openings of held-out passages, and what the top-2 model of seed {models.seed} writes after them.",
+        f"Pieces of held-out text, and what the top-2 model of seed {models.seed} writes after them.",
         "ours",
         ("MY.6", "MY.8"),
         panels,
@@ -192,13 +192,13 @@ def _usage(seeds: list[Models]) -> Mark:
     return draw.figure(
         "sc2-usage",
         "What the choice of experts follows, by block",
-        "Left: how much of the choice the token, its position and its document explain, next to what permuted "
-        "choices give. Middle: experts that equal tokens in different sequences share. Right: correlation of hidden "
-        "states with usage.",
+        "Left: how much of the experts' masks the token, its position and its document explain, next to chance. "
+        "Middle: experts that equal tokens in different sequences share. Right: correlation of hidden states with "
+        "usage.",
         "ours, for MY's claims",
         ("MY.1d", "MY.7", "MY.8"),
         [
-            draw.panel("what explains the choice", block, draw.axis("share of the choice's entropy"), explained),
+            draw.panel("what explains the choice", block, draw.axis("share of the choice"), explained),
             draw.panel("the same token elsewhere", block, draw.axis("share of experts in common"), same),
             draw.panel("hidden states and usage", block, draw.axis("Mantel correlation"), mantel),
         ],

@@ -1,22 +1,27 @@
 """What is measured on the language models of SC2: stages in, small arrays out.
 
-L layers, E experts, k experts a token, s stages, n held-out tokens. Ends: untrained and trained.
+L layers, E experts, k experts a token, s stages, n held-out tokens. Ends: untrained and trained. What has s + 1 rows is
+measured at the ends of all stages, 0 among them.
 
-steps (s + 1,), loss (s + 1,)         ends of the stages, 0 among them; held-out loss there
+steps (s + 1,), loss (s + 1,)         steps, and held-out loss there
 layer norms (s + 1, L, 2, 8)          of the whole feed-forward, without and with the router's term, `function.NORMS`
-norms (2, L, E, 8)                    of each expert on its own tokens; leading values per token are NaN
-cosines (2, L, E, E)                  between the experts' mean Jacobians
-curvature (2, L, E)                   root mean square of the Hessian's norm; of GELU experts alone
-k90, cum10 (weighting, L, E)          principal components of what experts are given
+norms (s + 1, L, E, 8)                of each expert on its own tokens; leading values per token are NaN
+cosines (s + 1, L, E, E)              between the experts' mean Jacobians
+curvature (s + 1, L, E)               root mean square of the Hessian's norm; of GELU experts alone
+k90, cum10 (s + 1, weighting, L, E)   principal components of what experts are given
 shuffled k90, cum10 (draw, weighting, L), shuffled cosines (draw, L, E, E)
 share (L, E)                          of all choices, or of the gates' sum
 response (2, L, 4), size (2, L)       the router's response along the mean hidden state: see `router.mean_response`
+lengths (2, L, 2)                     of the mean hidden state, and root mean square of the others' less it
+row share (L,)                        of hidden variance, within what the router sees
 mantel, mantel start (2, L), mantel random, mantel permuted (draw, 2, L)
                                       tokens: hidden cosine against mask overlap; sequences: against visit counts
-unrelated (L,), unrelated floor (L,)  Jaccard of top-P sets of different sequences; of two halves of one sequence
+unrelated, unrelated floor (L, 2)     Jaccard of top-P sets of different sequences, and of two halves of one sequence;
+                                      beside each that of random sets of these sizes
 same token, other token (2, L)        mask overlap of equal tokens in other sequences, of different tokens; both ends
-explained, explained null (2, 5, L)   information of each of `EXPLAINS` on the choice over the choice's entropy, both
-                                      ends; by chance. Topics are NaN where the text has none
+explained, explained null (2, 5, L)   share of the experts' masks that each of `EXPLAINS` explains, both ends; by
+                                      chance. Topics are NaN where the text has none
+mask entropy (2, L)                   sum over experts of the entropy of their masks, in nats
 bounds (9, 4)                         of all layers, as `exact.bounds` counts them
 ambiguity (L, 7)                      of the feed-forward's output towards zero, as `exact.ambiguity` counts it
 baselines (3,)                        of a dense model: unigram, Kneser-Ney bigram and trigram, nats per held-out token
@@ -27,13 +32,12 @@ A model thinned to the n_eff of another (`thin`) has k90 (L,) and n_eff (L,), th
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from npmoe.data.text import kneser_ney, unigram, windows
 from npmoe.geometry import association
-from npmoe.geometry.overlap import jaccard, top_p
+from npmoe.geometry.overlap import jaccard, jaccard_chance, top_p
 from npmoe.geometry.pca import n_eff
 from npmoe.geometry.spectra import cosines, defined_mean, k_at, share
 from npmoe.model.language import evaluate
@@ -81,15 +85,18 @@ def compute(config: Measured, read: Mapping[Stage, Mapping[str, Array]]) -> Arra
     stages = config.reads()
     followed = [found_sites(of, None), *(found_sites(of, read[stage]) for stage in stages)]
     first, last = followed[0], followed[-1]
+    surveys = [[function.survey(site, tokens=False) for site in here] for here in followed]
     out = {
         "steps": np.array([0, *(stage.until for stage in stages)]),
         "loss": np.array([_untrained(of), *(float(read[stage]["held"].mean()) for stage in stages)]),
         "layer norms": np.array([[_layer(site, of) for site in here] for here in followed]),
-        **_function(first, last, of),
-        **_representation(last, of),
+        "norms": np.array([[survey.norms for survey in here] for here in surveys]),
+        "cosines": np.array([[cosines(survey.means) for survey in here] for here in surveys]),
+        **_curvature(followed, of),
+        **_representation(followed),
     }
     if of.E > 1:
-        out |= _routing(first, last, of)
+        out |= _shuffled(last, of) | _routing(first, last, of)
     if 1 < of.E != of.k:
         out |= _choice(of, read[stages[-1]]) | rollouts(of, read[stages[-1]])
     if of.E == 1:
@@ -103,39 +110,36 @@ def _untrained(config: Config) -> float:
 
 
 def _layer(site: Site, config: Config) -> Array:
-    experts, whole, _ = function.layer_norms(site.take(slice(config.spectra)))
+    some = np.unique(np.linspace(0, site.n - 1, min(config.spectra, site.n)).astype(int))  # from all sequences
+    experts, whole, _ = function.layer_norms(site.take(some))
     return np.stack([experts, whole])
 
 
-def _function(first: list[Site], last: list[Site], config: Config) -> Arrays:
-    found: dict[str, list[Any]] = {"norms": [], "cosines": [], "curvature": []}
-    for here in (first, last):
-        surveys = [function.survey(site, tokens=False) for site in here]
-        found["norms"].append([survey.norms for survey in surveys])
-        found["cosines"].append([cosines(survey.means) for survey in surveys])
-        if config.kind == "gpt":  # the Hessian has a closed form for GELU experts
-            found["curvature"].append([function.curvature(site) for site in here])
-    out = {name: np.array(values) for name, values in found.items() if values}
-    if config.E > 1:
-        rng = generator(config.seed, "null")
-        out["shuffled cosines"] = np.array(
-            [[cosines(function.mean_jacobians(shuffled(site, rng))) for site in last] for _ in range(config.draws)]
-        )
-    return out
+def _curvature(followed: list[list[Site]], config: Config) -> Arrays:
+    if config.kind != "gpt":  # the Hessian has a closed form for GELU experts
+        return {}
+    return {"curvature": np.array([[function.curvature(site) for site in here] for here in followed])}
 
 
-def _representation(last: list[Site], config: Config) -> Arrays:
-    values = np.array([[routed_pca(site, w).eigenvalues for site in last] for w in WEIGHTINGS])  # (weighting, L, E, d)
-    out = {"k90": k_at(values), "cum10": share(values, 10)}
-    if config.E > 1:
-        rng = generator(config.seed, "null", 1)
-        draws = []
-        for _ in range(config.draws):
-            null = [shuffled(site, rng) for site in last]
-            eigenvalues = np.array([[routed_pca(site, w).eigenvalues for site in null] for w in WEIGHTINGS])
-            draws.append([defined_mean(k_at(eigenvalues)), defined_mean(share(eigenvalues, 10))])
-        out["shuffled k90"], out["shuffled cum10"] = np.moveaxis(np.array(draws), 1, 0)
-    return out
+def _representation(followed: list[list[Site]]) -> Arrays:
+    values = np.array(
+        [[[routed_pca(site, w).eigenvalues for site in here] for w in WEIGHTINGS] for here in followed]
+    )  # (s + 1, weighting, L, E, d)
+    return {"k90": k_at(values), "cum10": share(values, 10)}
+
+
+def _shuffled(last: list[Site], config: Config) -> Arrays:
+    """Alignment and components with shuffled gates."""
+    rng = generator(config.seed, "null")
+    aligned = [[cosines(function.mean_jacobians(shuffled(site, rng))) for site in last] for _ in range(config.draws)]
+    rng = generator(config.seed, "null", 1)
+    draws = []
+    for _ in range(config.draws):
+        null = [shuffled(site, rng) for site in last]
+        eigenvalues = np.array([[routed_pca(site, w).eigenvalues for site in null] for w in WEIGHTINGS])
+        draws.append([defined_mean(k_at(eigenvalues)), defined_mean(share(eigenvalues, 10))])
+    k90, cum10 = np.moveaxis(np.array(draws), 1, 0)
+    return {"shuffled cosines": np.array(aligned), "shuffled k90": k90, "shuffled cum10": cum10}
 
 
 def thin(config: Thinned, read: Mapping[Stage, Mapping[str, Array]]) -> Arrays:
@@ -162,6 +166,8 @@ def _routing(first: list[Site], last: list[Site], config: Config) -> Arrays:
     responses = [[router.mean_response(site) for site in here] for here in (first, last)]
     out["response"] = np.array([[tuple(r) for r in here] for here in responses])
     out["size"] = np.array([[_size(site) for site in here] for here in (first, last)])
+    out["lengths"] = np.array([[_lengths(site) for site in here] for here in (first, last)])
+    out["row share"] = np.array([router.row_share(site).share for site in last])
     counted = np.array([exact.bounds(site, generator(config.seed, "pairs", 2)) for site in last])  # (L, 9, 4)
     out["bounds"] = counted.sum(axis=0)
     out["bounds"][:, 2] = counted[:, :, 2].max(axis=0)
@@ -169,7 +175,7 @@ def _routing(first: list[Site], last: list[Site], config: Config) -> Arrays:
     if config.k == E:
         return out
     out |= _mantel(first, last, config)
-    out["unrelated"], out["unrelated floor"] = np.array([_unrelated(site) for site in last]).T
+    out["unrelated"], out["unrelated floor"] = np.array([_unrelated(site) for site in last]).swapaxes(0, 1)
     pairs = _pairs_of_tokens(last[0], config)
     same = np.array([[_overlaps(site, pairs) for site in here] for here in (first, last)])  # (2, L, 2)
     out["same token"], out["other token"] = same[..., 0], same[..., 1]
@@ -179,6 +185,11 @@ def _routing(first: list[Site], last: list[Site], config: Config) -> Arrays:
 def _size(site: Site) -> float:
     W = site.router.effective  # type: ignore[union-attr]
     return float(np.linalg.norm(W - W.mean(axis=0)))
+
+
+def _lengths(site: Site) -> tuple[float, float]:
+    mu = site.x.mean(axis=0)
+    return float(np.linalg.norm(mu)), float(np.sqrt(((site.x - mu) ** 2).sum(axis=1).mean()))
 
 
 def _mantel(first: list[Site], last: list[Site], config: Config) -> Arrays:
@@ -213,8 +224,9 @@ def _correlations(site: Site, rows: Array, later: Array) -> tuple[float, float]:
     return tokens.r, sequences.r
 
 
-def _unrelated(site: Site) -> tuple[float, float]:
-    """Jaccard of top-P sets of sequences from different documents, and of two halves of a sequence: mean over pairs."""
+def _unrelated(site: Site) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Jaccard of top-P sets of sequences from different documents, and of two halves of a sequence: mean over pairs,
+    and that of random sets of as many experts."""
     T = int(site.labels["position"].max()) + 1
     later = site.take(site.labels["position"] > 0)
     _, P = usage.frequencies(later, "sequence")
@@ -223,10 +235,17 @@ def _unrelated(site: Site) -> tuple[float, float]:
     i, j = np.triu_indices(len(P), 1)
     apart = document[i, 0] != document[j, 0]
     apart &= (document[i, -1] != document[j, 0]) & (document[i, 0] != document[j, -1])
-    both = jaccard(sets[i[apart]], sets[j[apart]]) if apart.any() else np.array([np.nan])
     odd = later.labels["position"] % 2
     halves = [usage.frequencies(later.take(odd == side), "sequence")[1] for side in (0, 1)]
-    return float(np.mean(both)), float(np.mean(jaccard(*(top_p(half, TOP) for half in halves))))
+    return _overlap(sets[i[apart]], sets[j[apart]]), _overlap(*(top_p(half, TOP) for half in halves))
+
+
+def _overlap(one: Array, other: Array) -> tuple[float, float]:
+    """Mean Jaccard over pairs of sets, and that of random sets of these sizes; NaN without pairs."""
+    if not len(one):
+        return float("nan"), float("nan")
+    chance = jaccard_chance(one.sum(axis=1), other.sum(axis=1), one.shape[1])
+    return float(jaccard(one, other).mean()), float(np.mean(chance))
 
 
 def _pairs_of_tokens(site: Site, config: Config) -> tuple[Array, Array, Array, Array]:
@@ -255,16 +274,17 @@ def _choice(config: Config, arrays: Mapping[str, Array]) -> Arrays:
     """What explains the choice of experts on many sequences, at both ends, and what would by chance."""
     rng = generator(config.seed, "null", 3)
     draws = range(max(1, config.draws // 4))
-    found, null = [], []
+    found, null, entropy = [], [], []
     for at in (None, arrays):
         choices = list(_choices(config, at))
         found.append([_explained(chosen, labels, config.E) for chosen, labels in choices])
+        entropy.append([_masks_entropy(chosen, config.E) for chosen, _ in choices])
         null.append([np.mean([_by_chance(*choice, config.E, rng) for _ in draws], axis=0) for choice in choices])
     out = {"explained": np.array(found).swapaxes(1, 2), "explained null": np.array(null).swapaxes(1, 2)}
     if not config.text.topics:
         for table in out.values():
             table[:, EXPLAINS.index("topic") :] = np.nan
-    return out
+    return out | {"mask entropy": np.array(entropy)}
 
 
 def _choices(config: Config, arrays: Mapping[str, Array] | None) -> Iterator[tuple[Array, Arrays]]:
@@ -277,31 +297,44 @@ def _choices(config: Config, arrays: Mapping[str, Array] | None) -> Iterator[tup
 
 
 def _explained(chosen: Array, labels: Arrays, E: int) -> list[float]:
-    """The information of each of `EXPLAINS` on the choice, over the choice's entropy."""
+    """The share of the experts' masks that each of `EXPLAINS` explains."""
     found = [_information(labels[name], chosen, E) for name in ("token", "position", "document", "topic")]
     both = labels["token"].astype(np.int64) * (int(labels["topic"].max()) + 1) + labels["topic"]
     return [*found, _information(both, chosen, E) - found[0]]
 
 
 def _by_chance(chosen: Array, labels: Arrays, E: int, rng: np.random.Generator) -> list[float]:
-    """The same with the choices of tokens permuted; of topics with the documents' topics permuted among documents.
+    """The same by chance: choices of tokens permuted; for documents the choices turned round, as one long text; for
+    topics the documents' topics permuted among documents.
 
-    Tokens of a document are not independent, so that permuted tokens would be too small a chance for topics.
+    Choices of neighbours are alike, so that permuted tokens would be too small a chance for documents and topics.
     """
     any_token = _explained(chosen[rng.permutation(len(chosen))], labels, E)
+    turned = np.roll(chosen, int(rng.integers(1, len(chosen))), axis=0)
     _, first, document = np.unique(labels["document"], return_index=True, return_inverse=True)
     topic = rng.permutation(labels["topic"][first])[document]
     any_topic = _explained(chosen, labels | {"topic": topic}, E)
-    return [*any_token[:3], *any_topic[3:]]
+    return [*any_token[:2], _information(labels["document"], turned, E), *any_topic[3:]]
 
 
 def _information(label: Array, chosen: Array, E: int) -> float:
-    _, at = np.unique(label, return_inverse=True)
-    m = int(at.max()) + 1
-    table = np.bincount((at[:, None] * E + chosen).ravel(), minlength=m * E).reshape(m, E)
-    share = table.sum(axis=0) / table.sum()
-    entropy = float(-(share[share > 0] * np.log(share[share > 0])).sum())
-    return float(association.mutual_information(table)) / entropy if entropy > 0 else float("nan")
+    """sum_e I(label; mask_e) / sum_e H(mask_e): 1 where the label tells exactly which experts are chosen."""
+    _, at, count = np.unique(label, return_inverse=True, return_counts=True)
+    table = np.bincount((at[:, None] * E + chosen).ravel(), minlength=len(count) * E).reshape(len(count), E)
+    whole = _masks_entropy(chosen, E)
+    left = float((_entropy(table / count[:, None]) * count[:, None]).sum()) / len(chosen)
+    return (whole - left) / whole if whole > 0 else float("nan")
+
+
+def _masks_entropy(chosen: Array, E: int) -> float:
+    """The sum over experts of the entropy of being chosen, in nats."""
+    return float(_entropy(np.bincount(chosen.ravel(), minlength=E) / len(chosen)).sum())
+
+
+def _entropy(p: Array) -> Array:
+    """Of a yes or no of probability p, element by element."""
+    q = np.stack([p, 1 - p])
+    return -(q * np.log(np.where(q > 0, q, 1))).sum(axis=0)
 
 
 # ---- baselines -------------------------------------------------------------------------------------------------------

@@ -3,14 +3,16 @@
 L layers; Q questions, A authors, S samples.
 
 predicts (L,), predicts null (draw, L)    Mantel correlation of both over pairs of prompts; continuations reassigned
-pruned (2, 3)                             mean loss on prompts and on continuations: whole, with the most used experts
-                                          of the last two layers kept, and of the first two
-pruned random (draw, 2)                   with as many random experts of the last two layers kept
+predicts pooled (L,)                      of prompts with prompts and continuations together
+pruned (2, 4)                             mean loss on prompts and on continuations: whole, and with the most used
+                                          experts kept in the last layer, in the first, and in the last two
+pruned random (draw, 2)                   with as many random experts of the last layer kept
 shown ids (S', t + c), shown prompt ()    a few prompts and what the model wrote after them
 shown experts (L, S', t + c, k)           the experts of each token there, the largest gate first
 authors (L, 4)                            Jaccard of top-P sets, mean over pairs: one question one author, one question
                                           other authors, other questions one author, other in both
 authors null (draw, L, 4)                 questions permuted among the texts of each author
+authors swapped (draw, L, 4)              authors permuted among the texts on each question
 authors chance (L,)                       exact Jaccard of two random sets of these sizes
 """
 
@@ -29,7 +31,7 @@ from npmoe.reproduce.natural_language.config import Authors, Config, Stage
 from npmoe.reproduce.natural_language.text import prepared
 from npmoe.reproduce.natural_language.trained import generator, model_at
 
-__all__ = ["KEPT", "TOP", "authors", "prompts_of", "rollouts"]
+__all__ = ["KEPT", "TOP", "authors", "least", "prompts_of", "rollouts"]
 
 Array = np.ndarray
 Arrays = dict[str, Array]
@@ -45,10 +47,16 @@ def _sizes(config: Config) -> tuple[int, int, int]:
     return min(64, max(8, config.tokens // 32)), max(4, config.T // 4), max(6, config.T // 2)
 
 
+def least(config: Config) -> int:
+    """Held-out tokens that the measures of a model need: two neighbouring sequences, and its prompts."""
+    P, t, _ = _sizes(config)
+    return max(2 * config.T + 1, P * t)
+
+
 def prompts_of(config: Config, count: int, length: int) -> Array:
-    """Openings of held-out passages, (count, length): no two overlap."""
+    """Pieces of the held-out text, (count, length), others for each seed: no two overlap."""
     ids = prepared(config).heldout.ids
-    starts = generator(0, "prompts").choice(len(ids) // length - 1, count, replace=False)  # the same for all seeds
+    starts = generator(config.seed, "prompts").choice(len(ids) // length, count, replace=False)
     return np.stack([ids[s * length : (s + 1) * length] for s in np.sort(starts)])
 
 
@@ -73,6 +81,7 @@ def rollouts(config: Config, arrays: Mapping[str, Array]) -> Arrays:
     return {
         "predicts": _predicts(of_prompt, of_rollout),
         "predicts null": np.array([_predicts(of_prompt, of_rollout[:, o]) for o in order]),
+        "predicts pooled": _predicts(of_prompt, _visits(model, texts, 1)),
         **_pruning(model, texts, t, of_prompt, config),
         **_shown(model, texts[:: max(1, P // SHOWN)][:SHOWN], t, config),
     }
@@ -96,18 +105,15 @@ def _predicts(one: Array, other: Array) -> Array:
 
 
 def _pruning(model: Transformer, texts: Array, t: int, of_prompt: Array, config: Config) -> Arrays:
-    """Losses with the most used experts kept, by what prompts use."""
+    """Losses with the most used experts kept: chosen by what one half of the prompts uses, judged on the other half."""
     L, keep = len(model.blocks), max(config.k, round(KEPT * config.E))
-    order = np.argsort(-of_prompt.mean(axis=1), axis=1, kind="stable")  # (L, E)
-    late, early = range(max(0, L - 2), L), range(min(2, L))
-    found = [
-        _losses(model, texts, t),
-        _losses(_kept(model, {i: order[i, :keep] for i in late}), texts, t),
-        _losses(_kept(model, {i: order[i, :keep] for i in early}), texts, t),
-    ]
+    order = np.argsort(-of_prompt[:, ::2].mean(axis=1), axis=1, kind="stable")  # (L, E)
+    others = texts[1::2]
+    parts = ((), (L - 1,), (0,), range(max(0, L - 2), L))
+    found = [_losses(_kept(model, {i: order[i, :keep] for i in part}), others, t) for part in parts]
     rng = generator(config.seed, "rollouts", 2)
     random = [
-        _losses(_kept(model, {i: rng.permutation(config.E)[:keep] for i in late}), texts, t)
+        _losses(_kept(model, {L - 1: rng.permutation(config.E)[:keep]}), others, t)
         for _ in range(max(1, config.draws // 4))
     ]
     return {"pruned": np.array(found).T, "pruned random": np.array(random)}
@@ -139,7 +145,9 @@ def authors(config: Authors, read: Mapping[Stage, Mapping[str, Array]]) -> Array
     texts, question, author = [], [], []
     for number, (model, of) in enumerate(zip(models, config.models, strict=True)):
         for s in range(SAMPLES):
-            texts.append(sample(model, questions, c, generator(of.seed, "rollouts", 3 + s)))
+            # the stream is the reader's and the author's: no text is read by two readers
+            rng = generator(reader.seed, "rollouts", 10 + SAMPLES * of.seed + s)
+            texts.append(sample(model, questions, c, rng))
             question.append(np.arange(len(questions)))
             author.append(np.full(len(questions), number))
     q, a = np.concatenate(question), np.concatenate(author)
@@ -150,15 +158,17 @@ def authors(config: Authors, read: Mapping[Stage, Mapping[str, Array]]) -> Array
     return {
         "authors": _by_kind(sets, q, a),
         "authors null": np.array([_by_kind(sets, _permuted(q, a, rng), a) for _ in range(reader.draws)]),
+        "authors swapped": np.array([_by_kind(sets, q, _permuted(a, q, rng)) for _ in range(reader.draws)]),
         "authors chance": np.array([jaccard_chance(size[i], size[j], sets.shape[2]).mean() for size in sizes]),
     }
 
 
-def _permuted(q: Array, a: Array, rng: np.random.Generator) -> Array:
-    out = q.copy()
-    for author in np.unique(a):
-        rows = np.flatnonzero(a == author)
-        out[rows] = q[rng.permutation(rows)]
+def _permuted(label: Array, within: Array, rng: np.random.Generator) -> Array:
+    """Labels permuted among the texts that are alike in another."""
+    out = label.copy()
+    for value in np.unique(within):
+        rows = np.flatnonzero(within == value)
+        out[rows] = label[rng.permutation(rows)]
     return out
 
 

@@ -13,9 +13,9 @@ from npmoe.reproduce.experiment import Models, Run, Statistic, Way
 from npmoe.reproduce.natural_language.measure import EXPLAINS
 from npmoe.reproduce.stated import bound_statement
 
-__all__ = ["EQUAL", "TOLERANCE", "author_chance", "author_overlap", "by_block", "collapsed", "explained", "followed"]
-__all__ += ["in_practice", "increase", "no_higher", "pruning", "same_token", "sufficient", "suppressed", "unpredicted"]
-__all__ += ["unrelated"]
+__all__ = ["EQUAL", "TOLERANCE", "author_chance", "author_overlap", "by_block", "collapsed", "distinct", "explained"]
+__all__ += ["followed", "in_practice", "increase", "no_higher", "pruning", "same_token", "sufficient", "suppressed"]
+__all__ += ["unpredicted", "unrelated"]
 
 Array = np.ndarray
 START, END = 0, 1
@@ -50,7 +50,7 @@ def in_practice() -> tuple[Way, ...]:
             return float(column.min() if of is None else column[of])
 
         def drawn(name: str) -> Statistic:
-            return lambda m: _mean([read(table) for table in m["top2"][name]])
+            return lambda m: read(m["top2"][name].mean(axis=0))  # the lesser of the means: harder to exceed
 
         what = {None: "the lesser of tokens and sequences", TOKENS: "tokens", SEQUENCES: "sequences"}[of]
         where = "middle block" if layer is None else f"block {layer}"
@@ -70,31 +70,42 @@ def in_practice() -> tuple[Way, ...]:
     return (way(None, None), *(way(of, layer) for of in (TOKENS, SEQUENCES) for layer in range(3)))
 
 
+RESPONSE, RELATIVE, CHANCE, CENTRED = range(4)  # columns of the array "response"
+
+
 def suppressed() -> tuple[Way, ...]:
     """How much weaker the router responds along the mean hidden state with the balance loss."""
 
-    def response(m: Models, role: str, column: int) -> Array:
-        run = m[role]
-        return run["response"][END, :, 0] if column == 0 else run["size"][END] * run["response"][END, :, column]
+    def response(run: Run, column: int) -> Array:
+        found = run["response"][END, :, column]
+        if column in (RESPONSE, RELATIVE):
+            return found
+        # along other directions: of the length of the mean hidden state, and of what the data are without it
+        return found * run["size"][END] * run["lengths"][END, :, column - CHANCE]
 
-    def T(m: Models, column: int = 0) -> float:
-        return _mean(np.log(response(m, "top2", column)) - np.log(response(m, "balanced", column)))
+    def way(name: str, words: str, column: int) -> Way:
+        def T(m: Models, of: int = column) -> float:
+            return _mean(np.log(response(m["top2"], of)) - np.log(response(m["balanced"], of)))
 
-    return (
-        Way(
-            "response, weight 0.01",
-            "log of |C W mu|, the router's response along the mean hidden state, without the loss over weight 0.01, "
-            "mean over blocks",
+        return Way(
+            name,
+            f"log of {words}, without the loss over weight 0.01, mean over blocks",
             T,
             RATIO,
             (
-                ("random directions of equal norm", "control", lambda m: T(m, 2)),
-                ("response along the data less its mean", "chance", lambda m: T(m, 3)),
-            ),
+                ("random directions of equal norm", "control", lambda m: T(m, CHANCE)),
+                ("response along the data less its mean", "chance", lambda m: T(m, CENTRED)),
+            )
+            if column == RESPONSE
+            else (),
             ("top2", "balanced"),
             "measure",
             True,
-        ),
+        )
+
+    return (
+        way("response, weight 0.01", "|C W mu|, the router's response along the mean hidden state", RESPONSE),
+        way("relative response, weight 0.01", "|C W mu| over |C W| |mu|, the router's turn to it", RELATIVE),
     )
 
 
@@ -115,8 +126,8 @@ def followed() -> tuple[Way, ...]:
         where = "mean over blocks" if layer is None else f"block {layer}"
         return Way(
             f"token minus topic, {where}",
-            f"information of the token on the choice less that of the topic, each less what chance gives, over the "
-            f"choice's entropy, {where}",
+            f"share of the experts' masks that the token explains less what the topic explains, each less what chance "
+            f"gives, {where}",
             T,
             SHARE,
             (("untrained", "chance", lambda m: T(m, START)),),
@@ -125,28 +136,25 @@ def followed() -> tuple[Way, ...]:
     return (way(None), *(way(i) for i in range(3)))
 
 
+LOST = 0.1  # of the information of topics: the smallest part whose loss would matter
+
+
 def collapsed() -> tuple[Way, ...]:
-    """How much less of the choice topics explain where each batch was of one topic."""
-    topic = EXPLAINS.index("topic")
+    """How much of what topics say of the choice is lost where each batch was of one topic."""
 
-    def of(m: Models, mixed: str, one: str, array: str = "explained") -> float:
-        with np.errstate(divide="ignore", invalid="ignore"):  # a choice that is always the same has no information
-            return _mean(np.log(m[mixed][array][END, topic]) - np.log(m[one][array][END, topic]))
-
-    def balanced(m: Models, array: str = "explained") -> float:
-        return of(m, "labelled balanced", "one topic balanced", array)
+    def lost(m: Models, mixed: str, one: str) -> float:
+        # in nats: a model that uses few experts has less to explain, and its shares would be larger
+        before, after = (_mean(_beyond(m[role], "topic") * m[role]["mask entropy"][END]) for role in (mixed, one))
+        return 1 - after / before
 
     return (
         Way(
             "information of topics, weight 0.01",
-            "log of the information of topics on the choice, batches of all topics over batches of one, balance loss "
-            "of weight 0.01, mean over blocks",
-            balanced,
-            RATIO,
-            (
-                ("topics permuted", "chance", lambda m: balanced(m, "explained null")),
-                ("without a balance loss", "control", lambda m: of(m, "labelled", "one topic")),
-            ),
+            "share of what topics say of the choice beyond chance that batches of one topic lose, balance loss of "
+            "weight 0.01, mean over blocks",
+            lambda m: lost(m, "labelled balanced", "one topic balanced"),
+            LOST,
+            (("without a balance loss", "control", lambda m: lost(m, "labelled", "one topic")),),
             ("labelled", "labelled balanced", "one topic", "one topic balanced"),
             "measure",
             True,
@@ -157,20 +165,22 @@ def collapsed() -> tuple[Way, ...]:
 def unrelated() -> tuple[Way, ...]:
     """How much more alike unrelated sequences are routed in the last block than in the first."""
 
-    def T(m: Models, name: str = "unrelated") -> float:
-        jaccard = m["top2"][name]
-        return float(jaccard[-1] - jaccard[0])
+    def T(m: Models, name: str = "unrelated", beyond: bool = True) -> float:
+        jaccard, chance = m["top2"][name].T
+        return float(np.diff((jaccard - beyond * chance)[[0, -1]])[0])
 
-    return (
-        Way(
-            "last block minus first",
+    def way(beyond: bool) -> Way:
+        less = ", less that of random sets of as many experts"
+        return Way(
+            "last block minus first" + ", as it is" * (not beyond),
             "Jaccard of the smallest sets of experts that hold 80 % of a sequence's usage, pairs of sequences from "
-            "different documents, last block minus first",
-            T,
+            f"different documents{less * beyond}, last block minus first",
+            lambda m: T(m, beyond=beyond),
             0.05,
-            (("two halves of one sequence", "control", lambda m: T(m, "unrelated floor")),),
-        ),
-    )
+            (("two halves of one sequence", "control", lambda m: T(m, "unrelated floor", beyond)),),
+        )
+
+    return way(True), way(False)
 
 
 def same_token() -> tuple[Way, ...]:
@@ -207,16 +217,17 @@ EQUAL = 0.04  # of a Jaccard: "no higher" is read as by less than 0.02, the whol
 def unpredicted() -> tuple[Way, ...]:
     """How little the similarity of two prompts' routing says of that of their continuations."""
 
-    def way(layer: int | None) -> Way:
+    def way(layer: int | None, name: str = "predicts") -> Way:
         def read(r: Array) -> float:
             return TOLERANCE - float(r.mean() if layer is None else r[layer])
 
         where = "mean over blocks" if layer is None else f"block {layer}"
+        pooled = name == "predicts pooled"
         return Way(
-            where,
+            where + ", prompt and continuation pooled" * pooled,
             "0.2 minus the Mantel correlation, over pairs of prompts, of the cosine of the prompts' visits with that "
-            f"of their own continuations' visits, {where}",
-            lambda m: read(m["top2"]["predicts"]),
+            f"of {'prompts and continuations together' if pooled else 'their own continuations'}, {where}",
+            lambda m: read(m["top2"][name]),
             CORRELATION,
             (
                 (
@@ -224,14 +235,16 @@ def unpredicted() -> tuple[Way, ...]:
                     "chance",
                     lambda m: _mean([read(r) for r in m["top2"]["predicts null"]]),
                 ),
-            ),
+            )
+            if not pooled  # a pool has the prompt in common with it
+            else (),
         )
 
-    return (way(None), *(way(i) for i in range(3)))
+    return (way(None), *(way(i) for i in range(3)), way(None, "predicts pooled"))
 
 
 def pruning() -> tuple[Way, ...]:
-    """How much more pruning the last two blocks costs on rollouts than on prompts."""
+    """How much more pruning the last block costs on rollouts than on prompts."""
 
     def cost(found: Array, whole: Array) -> float:
         """Relative increase of the loss, rollouts minus prompts; a ratio of the two has no sense where one is "
@@ -246,18 +259,24 @@ def pruning() -> tuple[Way, ...]:
     def random(m: Models) -> float:
         return _mean([cost(found, m["top2"]["pruned"][:, 0]) for found in m["top2"]["pruned random"]])
 
-    return (
-        Way(
-            "increase of loss, rollouts minus prompts",
+    def way(name: str, where: str, column: int, nulls: tuple[tuple[str, str, Statistic], ...]) -> Way:
+        return Way(
+            name,
             "relative increase of the loss on the model's own continuations minus that on prompts, with the 3/8 of the "
-            "experts kept that prompts use most, in the last two blocks",
-            lambda m: kept(m, 1),
+            f"experts kept that other prompts use most, in {where}",
+            lambda m: kept(m, column),
             SHARE,
-            (
-                ("a random 3/8", "chance", random),
-                ("the first two blocks", "control", lambda m: kept(m, 2)),
-            ),
+            nulls,
+        )
+
+    return (
+        way(
+            "increase of loss, rollouts minus prompts",
+            "the last block",
+            1,
+            (("a random 3/8", "chance", random), ("the first block", "control", lambda m: kept(m, 2))),
         ),
+        way("the last two blocks", "the last two blocks", 3, ()),
     )
 
 
@@ -290,6 +309,24 @@ def no_higher() -> tuple[Way, ...]:
     return (way(None), *(way(i) for i in range(3)))
 
 
+def distinct() -> tuple[Way, ...]:
+    """How much more the answers of one author to one question share than those of different authors."""
+
+    def read(table: Array) -> float:
+        return float((table[:, ONE] - table[:, OTHERS]).mean())
+
+    return (
+        Way(
+            "one author against others",
+            "Jaccard of top-80 % sets of two answers of one author to one question, less that of answers of different "
+            "authors to it, mean over blocks",
+            lambda m: read(m["authors"]["authors"]),
+            SHARE,
+            (("authors permuted", "chance", lambda m: _mean([read(t) for t in m["authors"]["authors swapped"]])),),
+        ),
+    )
+
+
 def author_overlap(column: int) -> Statistic:
     """Jaccard of one kind of pair, mean over blocks."""
     return lambda m: _mean(m["authors"]["authors"][:, column])
@@ -309,5 +346,5 @@ def explained(role: str, what: str, array: str, layer: int) -> Statistic:
 
 
 def by_block(name: str, layer: int) -> Statistic:
-    """One number of an array (L,) of the top-2 model."""
-    return lambda m: float(m["top2"][name][layer])
+    """One number of an array (L,) or (L, ...) of the top-2 model; of several the first."""
+    return lambda m: float(m["top2"][name][layer].flat[0])

@@ -69,11 +69,14 @@ def _my_3b(t: Told) -> str:
 
 
 def _my_4b(t: Told) -> str:
+    def more(found: Amount) -> str:
+        return f"{found.size('%')} {signed(found.mean, 'less', 'more')}"
+
     less = t.amount
     return (
-        "With a balance loss of weight 0.01 and one topic a batch, topics say "
-        f"{less.text('times')} as much of the choice of experts as with all topics in each batch; without a balance "
-        f"loss {t.null('without a balance loss').text('times')}."
+        "With a balance loss of weight 0.01, one topic a batch leaves topics "
+        f"{less.size('%')} {signed(less.mean, 'less', 'more')} to say of the choice of experts than all topics in each "
+        f"batch; without a balance loss {more(t.null('without a balance loss'))}."
     )
 
 
@@ -82,7 +85,8 @@ def _my_11(t: Told) -> str:
         return f"{found.size('percentage points')} {signed(found.mean, 'more', 'less')}"
 
     return (
-        f"Beyond chance, the token explains {more(t.amount)} of the choice of experts than the topic of its document; "
+        f"Beyond chance, the token explains {more(t.amount)} of the choice of experts than the topic of its document "
+        "does; "
         f"before training {more(t.null('untrained'))}."
     )
 
@@ -91,9 +95,10 @@ def _my_7(t: Told) -> str:
     def more(found: Amount) -> str:
         return f"{found.size()} {signed(found.mean, 'more', 'less')}"
 
+    floor = more(t.null("two halves of one sequence"))
     return (
-        f"Sequences of different documents share {more(t.amount)} of their experts (Jaccard of top-80 % sets) in the "
-        f"last block than in the first; two halves of one sequence share {more(t.null('two halves of one sequence'))}."
+        f"Beyond chance, sequences of different documents share {more(t.amount)} of their experts (Jaccard of top-80 % "
+        f"sets) in the last block than in the first; two halves of one sequence share {floor}."
     )
 
 
@@ -115,6 +120,15 @@ def _my_5(t: Told) -> str:
     )
 
 
+def _my_5b(t: Told) -> str:
+    more = t.amount
+    return (
+        f"Two answers of one author to one question share {signed(more.mean, 'more', 'fewer')} experts than answers of "
+        f"different authors: their Jaccard overlap differs by {more.text()}; with authors permuted by "
+        f"{t.null('authors permuted').text()}."
+    )
+
+
 def _my_6(t: Told) -> str:
     return (
         f"How similarly two prompts are routed and how similarly their continuations are have a correlation of "
@@ -128,9 +142,9 @@ def _my_9(t: Told) -> str:
 
     prompts = t.size.removesuffix(" % more loss on prompts")
     return (
-        "With 3 of 8 experts kept in the last two blocks, the loss on the model's own continuations rises by "
+        "With 3 of 8 experts kept in the last block, the loss on the model's own continuations rises by "
         f"{more(t.amount)} than on prompts{f' ({prompts} %)' if prompts else ''}; with a random three by "
-        f"{more(t.null('a random 3/8'))}, and in the first two blocks by {more(t.null('the first two blocks'))}."
+        f"{more(t.null('a random 3/8'))}, and in the first block by {more(t.null('the first block'))}."
     )
 
 
@@ -157,15 +171,16 @@ TELLINGS = {
     "SC2.5b": Telling(_sc2_5b),
     "SC2.6": Telling(_sc2_6, exp, "norm of the second derivatives, dense over top-2 experts"),
     "MY.5": Telling(_my_5, lambda T: EQUAL - T, "Jaccard overlap, one question minus other questions"),
+    "MY.5b": Telling(_my_5b, lambda T: T, "Jaccard overlap, one author minus different authors"),
     "MY.6": Telling(_my_6, lambda T: TOLERANCE - T, "Mantel correlation of prompts with their rollouts"),
     "MY.9": Telling(_my_9, lambda T: 100 * T, "increase of the loss by pruning, rollouts minus prompts, in % points"),
     "MY.1d": Telling(_my_1d, lambda T: T, "Mantel correlation"),
     "MY.1e": Telling(_my_1e),
-    "MY.4b": Telling(_my_4b, lambda T: exp(-T), "information of topics on the choice, one topic a batch over all"),
+    "MY.4b": Telling(_my_4b, lambda T: 100 * T, "information of topics that one topic a batch loses, in %"),
     "MY.11": Telling(
         _my_11, lambda T: 100 * T, "explained by the token minus by the topic, in % of the choice's entropy"
     ),
     "MY.3b": Telling(_my_3b, lambda T: exp(-T), "response with the balance loss over that without it"),
-    "MY.7": Telling(_my_7, lambda T: T, "Jaccard of unrelated sequences, last block minus first"),
+    "MY.7": Telling(_my_7, lambda T: T, "Jaccard of unrelated sequences beyond chance, last block minus first"),
     "MY.8": Telling(_my_8, lambda T: 100 * T, "experts shared by equal tokens, first block minus last, in % points"),
 }

@@ -20,7 +20,7 @@ __all__ = ["aligned", "alignment", "ambiguity", "baseline", "concentrated", "cur
 __all__ += ["perplexity", "sensitivity"]
 
 Array = np.ndarray
-START, END = 0, 1
+START, END = 0, -1  # of what is measured at the ends of all stages
 EXPERTS, WHOLE = 0, 1
 _NORM = {
     "sigma token": "leading singular value per token, mean",
@@ -42,18 +42,22 @@ def _layer_norm(run: Run, norm: str, at: int = -1, term: int = EXPERTS) -> Array
     return run["layer norms"][at, :, term, NORMS.index(norm)]
 
 
-def _at_loss(run: Run, norm: str, loss: float) -> Array:
-    """The norm where this model's held-out loss first reaches `loss`, linear between the ends of stages, (L,)."""
+def _at_loss(run: Run, values: Array, loss: float) -> Array:
+    """Values (s + 1, ...) where this model's held-out loss first reaches `loss`, linear between the ends of stages."""
     losses = run["loss"]
     reached = np.flatnonzero(losses <= loss)
     if not reached.size:
-        return np.full(run["layer norms"].shape[1], np.nan)
+        return np.full(values.shape[1:], np.nan)
     i = int(reached[0])
     if i == 0:
-        return _layer_norm(run, norm, 0)
+        return values[0]
     part = (losses[i - 1] - loss) / (losses[i - 1] - losses[i])
-    a, b = np.log(_layer_norm(run, norm, i - 1)), np.log(_layer_norm(run, norm, i))
-    return np.exp((1 - part) * a + part * b)
+    return (1 - part) * values[i - 1] + part * values[i]
+
+
+def _level(*runs: Run) -> float:
+    """The largest of the last losses, which all of them reach."""
+    return max(float(run["loss"][-1]) for run in runs)
 
 
 def sensitivity() -> tuple[Way, ...]:
@@ -82,9 +86,11 @@ def sensitivity() -> tuple[Way, ...]:
 
     def loss(which: str) -> Way:
         def T(m: Models) -> float:
-            level = max(float(m[role]["loss"][-1]) for role in ("dense", which))  # which both reach
-            dense, there = (_at_loss(m[role], "sigma token", level) for role in ("dense", which))
-            return _mean(np.log(dense) - np.log(there))
+            of = NORMS.index("sigma token")
+            norms = [np.log(m[role]["layer norms"][:, :, EXPERTS, of]) for role in ("dense", which)]  # (s + 1, L)
+            level = _level(m["dense"], m[which])
+            dense, there = (_at_loss(m[r], values, level) for r, values in zip(("dense", which), norms, strict=True))
+            return _mean(dense - there)
 
         return Way(
             f"dense over {'top-2' if which == 'top2' else 'soft'}, at equal held-out loss, {_NORM['sigma token']}",
@@ -98,9 +104,8 @@ def sensitivity() -> tuple[Way, ...]:
 
     def experts(which: str) -> Way:
         def T(m: Models, end: int = END) -> float:
-            at = 0 if end == START else -1
-            own = defined_mean(m[which]["norms"][end, :, :, NORMS.index("frob token")])
-            return _mean(np.log(_layer_norm(m["dense"], "frob token", at)) - np.log(own))
+            dense, own = (m[role]["norms"][end, :, :, NORMS.index("frob token")] for role in ("dense", which))
+            return _mean(np.log(dense[:, 0]) - np.log(defined_mean(own)))
 
         return Way(
             f"dense over the experts of {'top-2' if which == 'top2' else 'soft'} by themselves, Frobenius norm per "
@@ -126,24 +131,46 @@ def sensitivity() -> tuple[Way, ...]:
     )
 
 
+BLOCKS = (None, 0, 1, 2)  # the mean over blocks, and each of them
+
+
+def _where(layer: int | None) -> str:
+    return "mean over blocks" if layer is None else f"block {layer}"
+
+
+def _of(values: Array, layer: int | None) -> float:
+    """The mean over blocks of values (L,), or one of them."""
+    return _mean(values if layer is None else values[layer])
+
+
 def curvature() -> tuple[Way, ...]:
     """How much smaller the experts' second derivatives are."""
 
-    def way(which: str) -> Way:
-        def T(m: Models, end: int = END) -> float:
-            dense, own = m["dense"]["curvature"][end, :, 0], defined_mean(m[which]["curvature"][end])
-            return _mean(np.log(dense) - np.log(own))
+    def logs(run: Run) -> Array:
+        return np.log(defined_mean(run["curvature"]))  # (s + 1, L)
 
+    def way(which: str, layer: int | None = None, equal: bool = False) -> Way:
+        def T(m: Models, end: int = END) -> float:
+            dense, own = m["dense"], m[which]
+            if equal and end == END:
+                level = _level(dense, own)
+                return _of(_at_loss(dense, logs(dense), level) - _at_loss(own, logs(own), level), layer)
+            return _of(logs(dense)[end] - logs(own)[end], layer)
+
+        of = "top-2" if which == "top2" else "soft"
+        words = [f"{of} experts"] + ["at equal held-out loss"] * equal + [_where(layer)] * (layer is not None)
         return Way(
-            f"{'top-2' if which == 'top2' else 'soft'} experts",
-            f"log of the Hessian's norm (root mean square over tokens), dense over {which} experts, mean over blocks",
+            ", ".join(words),
+            f"log of the Hessian's norm (root mean square over tokens), dense over {which} experts, {_where(layer)}"
+            + ", at equal held-out loss" * equal,
             T,
             RATIO,
             (("untrained", "chance", lambda m: T(m, START)),),
             ("dense", which),
         )
 
-    return way("top2"), way("soft")
+    blocks = (way("top2", layer) for layer in BLOCKS[1:])
+    return way("top2"), way("soft"), way("top2", equal=True), *blocks
 
 
 # ---- SC2.2 to SC2.4 --------------------------------------------------------------------------------------------------
@@ -152,90 +179,125 @@ def curvature() -> tuple[Way, ...]:
 def alignment() -> tuple[Way, ...]:
     """How much less aligned top-2 experts' mean Jacobians are than soft ones'."""
 
-    def way(layer: int | None) -> Way:
+    def logs(tables: Array) -> Array:
+        return np.array([log(rms_cosine(table)) for table in tables])  # (L,)
+
+    def way(layer: int | None, equal: bool = False) -> Way:
         def over(a: Array, b: Array) -> float:
-            ratios = [log(rms_cosine(x) / rms_cosine(y)) for x, y in zip(a, b, strict=True)]
-            return _mean(ratios if layer is None else ratios[layer])
+            return _of(logs(a) - logs(b), layer)
 
         def T(m: Models, end: int = END) -> float:
-            return over(m["soft"]["cosines"][end], m["top2"]["cosines"][end])
+            soft, top2 = m["soft"], m["top2"]
+            if equal and end == END:
+                level = _level(soft, top2)
+                there = [_at_loss(run, np.array([logs(at) for at in run["cosines"]]), level) for run in (soft, top2)]
+                return _of(there[0] - there[1], layer)
+            return over(soft["cosines"][end], top2["cosines"][end])
 
         def null(m: Models) -> float:
             pairs = zip(m["soft"]["shuffled cosines"], m["top2"]["shuffled cosines"], strict=True)
             return _mean([over(a, b) for a, b in pairs])
 
-        where = "mean over blocks" if layer is None else f"block {layer}"
         return Way(
-            where,
-            f"log of the rms cosine of the experts' mean Jacobians, soft over top-2, {where}",
+            _where(layer) + ", at equal held-out loss" * equal,
+            f"log of the rms cosine of the experts' mean Jacobians, soft over top-2, {_where(layer)}"
+            + ", at equal held-out loss" * equal,
             T,
             RATIO,
             (("shuffled gates", "chance", null), ("untrained", "chance", lambda m: T(m, START))),
         )
 
-    return (way(None), *(way(i) for i in range(3)))
+    return (*(way(layer) for layer in BLOCKS), way(None, equal=True))
 
 
-def _ranks(run: Run, name: str = "k90", w: int = 0) -> Array:
-    """Mean over experts of k@0.9 or cum-var@10, (L,)."""
-    return defined_mean(run[name][w])
+def _ranks(run: Run, name: str = "k90", w: int = 0, at: int = END) -> Array:
+    """Mean over experts of a measure of components, (L,)."""
+    return defined_mean(run[name][at, w])
+
+
+def _ranks_at(run: Run, level: float, name: str = "k90", w: int = 0) -> Array:
+    """The same where the model's held-out loss first is `level`, (L,)."""
+    return _at_loss(run, defined_mean(run[name][:, w]), level)
 
 
 def higher_rank() -> tuple[Way, ...]:
-    """How many more components experts need than the dense model."""
+    """How many more components hold what an expert is given than what the dense model is given."""
 
-    def way(which: str, w: int) -> Way:
-        def over(k: Array, m: Models) -> float:
-            return _mean(np.log(k) - np.log(_ranks(m["dense"])))
+    def way(which: str, w: int = 0, layer: int | None = None, equal: bool = False) -> Way:
+        def over(ranks: Array, dense: Array) -> float:
+            return _of(np.log(ranks) - np.log(dense), layer)
+
+        def T(m: Models) -> float:
+            if equal:
+                level = _level(m[which], m["dense"])
+                return over(_ranks_at(m[which], level, w=w), _ranks_at(m["dense"], level, w=w))
+            return over(_ranks(m[which], w=w), _ranks(m["dense"], w=w))
 
         def null(m: Models) -> float:
-            return _mean([over(k, m) for k in m[which]["shuffled k90"][:, w]])
+            return _mean([over(k, _ranks(m["dense"], w=w)) for k in m[which]["shuffled k90"][:, w]])
 
         nulls: tuple[tuple[str, str, Statistic], ...] = (("shuffled gates", "chance", null),)
         if which == "top2":
-            few = ("dense at the same n_eff", "chance", lambda m: over(m["dense at the n_eff of top2"]["k90"], m))
-            nulls = (*nulls, few)
+            few = "dense at the n_eff of top2"
+            thin: Statistic = lambda m: over(m[few]["k90"], _ranks(m["dense"], w=w))  # noqa: E731
+            nulls = (*nulls, ("dense at the same n_eff", "chance", thin))
+        words = [f"{'top-2' if which == 'top2' else 'soft'}, {WEIGHTINGS[w]}"]
+        words += ["at equal held-out loss"] * equal + [_where(layer)] * (layer is not None)
         return Way(
-            f"{'top-2' if which == 'top2' else 'soft'}, {WEIGHTINGS[w]}",
-            f"log k@0.9 (covariance eigenvalues), {which} experts over dense, weighting: {WEIGHTINGS[w]}, mean over "
-            "blocks",
-            lambda m: over(_ranks(m[which], w=w), m),
+            ", ".join(words),
+            f"log k@0.9 (covariance eigenvalues), {which} experts over dense, weighting: {WEIGHTINGS[w]}, "
+            f"{_where(layer)}" + ", at equal held-out loss" * equal,
+            T,
             RATIO,
             nulls,
         )
 
-    return (*(way("top2", w) for w in range(len(WEIGHTINGS))), way("soft", 0))
+    return (
+        *(way("top2", w) for w in range(len(WEIGHTINGS))),
+        way("soft"),
+        way("top2", equal=True),
+        *(way("top2", layer=layer) for layer in BLOCKS[1:]),
+    )
 
 
 def concentrated() -> tuple[Way, ...]:
     """How many more components soft experts need than top-2 experts."""
 
-    def way(name: str, w: int) -> Way:
+    def way(name: str, w: int, layer: int | None = None, equal: bool = False) -> Way:
         sign, margin = (1, COUNT) if name == "k90" else (-1, SHARE)
 
         def T(m: Models) -> float:
-            return _mean(sign * (_ranks(m["soft"], name, w) - _ranks(m["top2"], name, w)))
+            if equal:
+                level = _level(m["soft"], m["top2"])
+                return _of(sign * (_ranks_at(m["soft"], level, name, w) - _ranks_at(m["top2"], level, name, w)), layer)
+            return _of(sign * (_ranks(m["soft"], name, w) - _ranks(m["top2"], name, w)), layer)
 
         def null(m: Models) -> float:
             of = f"shuffled {name}"
-            return _mean(sign * (m["soft"][of][:, w] - m["top2"][of][:, w]))
+            return _of(sign * (m["soft"][of][:, w] - m["top2"][of][:, w]).mean(axis=0), layer)
 
         nulls: tuple[tuple[str, str, Statistic], ...] = (("shuffled gates", "chance", null),)
         if name == "k90" and w == 0:
             few = "soft at the n_eff of top2"
-            thin: Statistic = lambda m: _mean(_ranks(m["soft"]) - m[few]["k90"])  # noqa: E731
+            thin: Statistic = lambda m: _of(_ranks(m["soft"]) - m[few]["k90"], layer)  # noqa: E731
             nulls = (*nulls, ("soft at top-2's n_eff", "chance", thin))
         measure = "k@0.9" if name == "k90" else "cum-var@10"
+        words = [f"{measure}, {WEIGHTINGS[w]}"]
+        words += ["at equal held-out loss"] * equal + [_where(layer)] * (layer is not None)
         return Way(
-            f"{measure}, {WEIGHTINGS[w]}",
+            ", ".join(words),
             f"{measure} (covariance eigenvalues), {'soft minus top-2' if sign > 0 else 'top-2 minus soft'}, "
-            f"weighting: {WEIGHTINGS[w]}, mean over blocks",
+            f"weighting: {WEIGHTINGS[w]}, {_where(layer)}" + ", at equal held-out loss" * equal,
             T,
             margin,
             nulls,
         )
 
-    return tuple(way(name, w) for name in ("k90", "cum10") for w in range(len(WEIGHTINGS)))
+    return (
+        *(way(name, w) for name in ("k90", "cum10") for w in range(len(WEIGHTINGS))),
+        way("k90", 0, equal=True),
+        *(way("k90", 0, layer) for layer in BLOCKS[1:]),
+    )
 
 
 # ---- SC2.5 -----------------------------------------------------------------------------------------------------------

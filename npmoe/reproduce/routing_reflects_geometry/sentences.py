@@ -39,10 +39,10 @@ def _my_1c(t: Told) -> str:
 def _my_2(t: Told) -> str:
     more = t.amount
     return (
-        "Clustered inputs add more to the information between expert and topic than training the router does, by "
+        "Clustered inputs change the information between expert and topic more than training the router does, by "
         f"{more.text('percentage points')} of the topics' entropy."
         if more.mean >= 0
-        else "Training the router adds more to the information between expert and topic than clustered inputs do, by "
+        else "Training the router changes the information between expert and topic more than clustered inputs do, by "
         f"{more.size('percentage points')} of the topics' entropy."
     )
 
@@ -83,7 +83,8 @@ TELLINGS = {
     "MY.1a": Telling(_my_1a),
     "MY.1b": Telling(_my_1b),
     "MY.1c": Telling(_my_1c, lambda T: T, "Mantel correlation"),
-    "MY.2": Telling(_my_2, _points, "inputs' effect minus the router's, in % of the topics' entropy"),
+    # T has half differences of means, as an analysis of variance has; people mean the whole ones
+    "MY.2": Telling(_my_2, lambda T: 200 * T, "inputs' effect minus the size of the router's, in % of topics' entropy"),
     "MY.3": Telling(_my_3, lambda T: exp(-T), "response with the balance loss over that without it"),
     "MY.4": Telling(_my_4, _points, "information lost with one topic a batch, in % of the topics' entropy"),
     "MY.10": Telling(_my_10, lambda T: TOLERANCE - T, "Jaccard overlap, same query minus other queries"),
