@@ -13,8 +13,8 @@ _listeners: list[Callable[[str], None]] = []  # of this process; the last one he
 
 def tell(text: str) -> None:
     """Say how far the run at work is; one line, at most once a second or so."""
-    if _listeners:
-        _listeners[-1](text)
+    for last in _listeners[-1:]:  # a copy: another thread may stop listening meanwhile
+        last(text)
 
 
 def listen(to: Callable[[str], None]) -> None:

@@ -1,9 +1,9 @@
 """SC2, and MY on a language model: stages, what is measured by a second route, and what each statistic says."""
 
-import itertools
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +13,13 @@ from npmoe import news
 from npmoe.calculus import tree
 from npmoe.data.text import batches, open_corpus, windows
 from npmoe.geometry.spectra import k_at
+from npmoe.ledger import Beside, Claim
 from npmoe.model.language import evaluate, train
 from npmoe.probe.function import NORMS
 from npmoe.probe.language import sites
 from npmoe.reproduce import __main__ as command
 from npmoe.reproduce import exact
+from npmoe.reproduce import natural_language as of_sc2
 from npmoe.reproduce.experiment import Models, Run
 from npmoe.reproduce.natural_language import SC2, measure, rollouts, trained
 from npmoe.reproduce.natural_language import text as of_text
@@ -102,14 +104,26 @@ def test_stages_are_one_training(config, runs):
     assert stages(config)[1].label == f"top-2 language model on {config.text.name}, seed 0, steps 4 to 8"
 
 
-def test_a_training_says_how_far_it_is(config, monkeypatch):
-    ticks = itertools.count()
-    monkeypatch.setattr(trained.time, "monotonic", lambda: float(next(ticks)))
+def test_a_training_says_how_far_it_is(config):
+    ticks = iter([10.0, 11.0, 11.5, 12.0, 14.0])  # begin, and in front of steps 3 to 6
     with news.listening((told := []).append):
-        trained.stage(stages(config)[0])
-    assert len(told) == 4, "one in front of each step but the first, and one at the end"
-    name = re.escape(f"top-2 language model on {config.text.name}, seed 0")
-    assert re.fullmatch(rf"{name}: step 1 of 12, loss \d\.\d\d, 64 tokens/s, 22 s left", told[0])
+        far = trained._Far(config, 3, lambda: next(ticks))
+        for step in range(3, 7):
+            far.tell(step, 4.5)
+    name = f"top-2 language model on {config.text.name}, seed 0"
+    tokens = config.B * config.T
+    assert told == [
+        f"{name}: step 4 of 12, loss 4.50, {2 * tokens / 1.5:,.0f} tokens/s, 6 s left",
+        f"{name}: step 6 of 12, loss 4.50, {4 * tokens / 4:,.0f} tokens/s, 6 s left",
+    ]
+
+
+def test_a_training_tells_of_itself(config, monkeypatch):
+    monkeypatch.setattr(trained._Far, "tell", lambda far, step, loss: told.append((far.start, step, loss)))
+    told = []
+    found = trained.stage(stages(config)[0])
+    assert [step for _, step, _ in told] == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal([loss for *_, loss in told], found["loss"])
 
 
 def test_each_batch_is_of_one_topic_where_that_is_asked_for(topical):
@@ -522,3 +536,135 @@ def test_mixtrals_layers_are_measured_by_the_same_code(config):
     assert "curvature" not in found
     assert np.isfinite(found["layer norms"][..., NORMS.index("sigma token")]).all()
     assert not found["bounds"][:, 1].any()
+
+
+# ---- what two reviews asked for --------------------------------------------------------------------------------------
+
+
+def test_the_balance_loss_is_not_told_from_a_shorter_mean_state_by_its_null_models(models):
+    """MY.3b: a mean state of half the length, the router as it was. T moves, and so do both null models."""
+    way = primary("MY.3b")
+    before = way.T(models), [T0(models) for _, _, T0 in way.nulls]
+    arrays = models["balanced"].arrays
+    response, lengths = arrays["response"].copy(), arrays["lengths"].copy()
+    response[1, :, 0] /= 2
+    lengths[1] /= 2
+    arrays["response"], arrays["lengths"] = response, lengths
+    close(way.T(models) - before[0], np.log(2), 1e-12)
+    for (name, _, T0), was in zip(way.nulls, before[1], strict=True):
+        assert abs(T0(models) - was - np.log(2)) < 1e-12, name
+    relative = next(w for w in SC2.experiment.specs if w.id == "MY.3b").ways[1]
+    assert relative.nulls == ()
+
+
+def test_lengths_and_responses_are_those_of_the_states(config, top2, last):
+    for i, site in enumerate(last):
+        mu = site.x.mean(axis=0)
+        W = site.router.matrix - site.router.matrix.mean(axis=0)
+        close(top2["lengths"][1, i, 0], np.linalg.norm(mu), 1e-12)
+        close(top2["lengths"][1, i, 1] ** 2, ((site.x - mu) ** 2).sum() / site.n, 1e-12)
+        close(top2["response"][1, i, 0], np.linalg.norm(W @ mu), 1e-9)
+        close(top2["size"][1, i], np.linalg.norm(W), 1e-12)
+
+
+def test_null_models_of_hidden_states_and_usage_take_the_lesser_of_means(models):
+    """MY.1d: of two draws, in which tokens and sequences take turns, each mean is 0.5 and the lesser of each draw 0."""
+    way = primary("MY.1d")
+    table = np.zeros((2, 2, 3))
+    table[0, 0], table[1, 1] = 1.0, 1.0
+    models["top2"].arrays["mantel random"] = table
+    T0 = next(T0 for name, _, T0 in way.nulls if name == "random router")
+    close(T0(models), 0.5, 1e-12)
+
+
+def test_pruning_keeps_what_other_prompts_use_most(config, runs):
+    model = model_at(config, runs[stages(config)[-1]])
+    texts = rollouts.prompts_of(config, 8, 10)
+    use = np.zeros((3, 8, config.E))
+    use[:, ::2, [1, 3]] = 0.5  # what the first half of the prompts uses; the others, which are judged, use 0 and 2
+    use[:, 1::2, [0, 2]] = 0.5
+    found = rollouts._pruning(model, texts, 5, use, config)["pruned"]
+    judged = texts[1::2]
+    for column, part in enumerate(((), (2,), (0,), (1, 2))):
+        kept = rollouts._kept(model, {i: np.array([1, 3]) for i in part})
+        close(found[:, column], rollouts._losses(kept, judged, 5), 1e-12)
+
+
+def test_prompts_predict_rollouts_by_the_correlation_of_their_similarities():
+    rng = np.random.default_rng(0)
+    one = rng.dirichlet(np.ones(5), (2, 7))
+    close(rollouts._predicts(one, one), np.ones(2), 1e-12)
+    other = rng.dirichlet(np.ones(5), (2, 7))
+    for layer, r in enumerate(rollouts._predicts(one, other)):
+        i, j = np.triu_indices(7, 1)
+
+        def cosines(P):
+            unit = P / np.linalg.norm(P, axis=1, keepdims=True)
+            return (unit @ unit.T)[i, j]  # noqa: B023
+
+        close(r, np.corrcoef(cosines(one[layer]), cosines(other[layer]))[0, 1], 1e-9)
+
+
+def test_shared_experts_of_tokens_by_hand(config, top2, last):
+    pairs = measure._pairs_of_tokens(last[0], config)
+    for layer, site in enumerate(last):
+        sets = [set(row) for row in site.chosen.tolist()]
+        for name, (a, b) in (("same token", pairs[:2]), ("other token", pairs[2:])):
+            shared = [len(sets[x] & sets[y]) / config.k for x, y in zip(a, b, strict=True)]
+            close(top2[name][1, layer], np.mean(shared), 1e-12)
+
+
+def test_the_first_model_reads_the_continuations_alone(config, runs, monkeypatch):
+    other = replace(config, seed=1)
+    done = dict(runs)
+    for part in stages(other):
+        done[part] = stage(part, {before: done[before] for before in part.reads()})
+    seen = []
+    inner = rollouts._visits
+
+    def visits(model, ids, first, last=None):
+        seen.append((model, first, last))
+        return inner(model, ids, first, last)
+
+    monkeypatch.setattr(rollouts, "_visits", visits)
+    authors = Authors((config, other))
+    rollouts.authors(authors, {part: done[part] for part in authors.reads()})
+    ((reader, first, last),) = seen
+    assert tree.flatten(reader).tobytes() == tree.flatten(model_at(config, done[stages(config)[-1]])).tobytes()
+    assert (first, last) == (rollouts._sizes(config)[1], None)
+
+
+def test_a_text_too_short_is_refused_before_anything_is_trained(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "short.txt"
+    path.write_text("\n\n".join(" ".join(f"w{j}" for j in rng.integers(0, 40, 12)) for _ in range(60)))
+    with pytest.raises(ValueError, match=r"expected at least [\d,]+ held-out tokens of the text 'short.txt'; got \d+"):
+        SC2.plan((), full=False, quick=False, seeds=1, corpus=path)
+
+
+def test_without_topics_the_claims_on_topics_are_not_tested_and_train_nothing(text, monkeypatch):
+    monkeypatch.setattr(of_text, "introductions", lambda: None)
+    plan = SC2.plan(("MY.4b", "MY.11", "MY.8"), full=True, quick=True, seeds=1, corpus=Path(text.path))
+    assert {run.model.one_topic for run in plan.configs() if isinstance(run, Measured)} == {False}
+    (collapsed, _, followed) = sorted(plan.claims({}), key=lambda claim: claim.id != "MY.4b")
+    for claim in plan.claims({}):
+        if claim.id != "MY.8":
+            assert claim.verdict == "not tested"
+            assert "pip install 'npmoe[text]'" in claim.note
+    assert collapsed.id == "MY.4b"
+    assert followed
+
+
+def test_the_page_says_whether_counts_predict_better():
+    def claim(trigram):
+        values = {"dense": 150, "top-2": 140, "soft": 149, "unigram": 260, "Kneser-Ney trigram": trigram}
+        beside = tuple(Beside(f"held-out perplexity, {name}", "", (value,)) for name, value in values.items())
+        return Claim("SC2.1", "says", "", (), beside=beside)
+
+    (said,) = of_sc2._best([claim(104)])
+    assert said == (
+        "Counting words predicts better: the lowest held-out perplexity of ours is that of the top-2 model (140), of "
+        "counts that of the Kneser-Ney trigram (104)."
+    )
+    assert of_sc2._best([claim(180)])[0].startswith("The models predict better: ")
+    assert of_sc2._best([]) == []

@@ -63,7 +63,7 @@ def _my_1e(t: Told) -> str:
 def _my_3b(t: Told) -> str:
     return (
         "With a balance loss of weight 0.01 the routers respond to the mean hidden state "
-        f"{t.amount.text('times')} as strongly as without one; to random directions "
+        f"{t.amount.text('times')} as strongly as without one; to random directions of the same length "
         f"{t.null('random directions of equal norm').text('times')} as strongly."
     )
 

@@ -103,15 +103,16 @@ def stage(config: Stage, read: Mapping[Stage, Mapping[str, Array]] | None = None
 class _Far:
     """How far a training is, told once a second: loss, tokens a second, time left."""
 
-    def __init__(self, config: Config, start: int) -> None:
-        self.config, self.start = config, start
-        self.begin = self.told = time.monotonic()
+    def __init__(self, config: Config, start: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.config, self.start, self.clock = config, start, clock
+        self.begin = self.told = clock()
 
     def tell(self, step: int, loss: float) -> None:
-        now, of = time.monotonic(), self.config
+        now, of = self.clock(), self.config
         if now - self.told < 1 or step == self.start:
             return
-        self.told, a_step = now, (now - self.begin) / (step - self.start)
+        # the gradient of this step is there already
+        self.told, a_step = now, (now - self.begin) / (step - self.start + 1)
         tell(
             f"{of.label}: step {step} of {of.steps}, loss {loss:.2f}, {of.B * of.T / a_step:,.0f} tokens/s, "
             f"{(of.steps - step) * a_step:.0f} s left"
