@@ -304,7 +304,9 @@ def test_ids_of_all_papers_differ_and_words_name_them():
     ("words", "expected"),
     [
         (["GA.2"], {"GA": ("GA.2a", "GA.2b")}),
-        (["my.1", "sc1.3"], {"SC1": ("SC1.3",), "MY": ("MY.1a", "MY.1b", "MY.1c"), "SC2": ("MY.1d", "MY.1e")}),
+        (["my.1", "sc1.3"], {"SC1": ("SC1.3",), "MY": ("MY.1a", "MY.1b", "MY.1c")}),
+        (["SC2.5"], {"MY": ("SC2.5",)}),  # and not SC2.5b, which trains language models
+        (["MY.3b", "MY.3"], {"MY": ("MY.3",), "SC2": ("MY.3b",)}),
         (["MY", "MY.2"], {"MY": PAPERS[2].ids}),
         ([], {paper.id: paper.ids for paper in PAPERS[:3]}),
         (["all"], {paper.id: paper.ids for paper in PAPERS}),

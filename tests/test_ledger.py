@@ -19,6 +19,7 @@ from npmoe.ledger import (
     Null,
     Reading,
     Size,
+    compared,
     differences,
     holds,
     interval,
@@ -470,6 +471,27 @@ def test_a_control_in_the_place_of_chance_is_a_difference():
     assert differences(told("chance"), told("chance")) == []
     ((_, recorded, now, _),) = differences(told("control"), told("chance"))
     assert (recorded, now) == ("matched by chance", "matched by the control")
+
+
+def test_more_seeds_than_were_recorded_are_held_against_all_of_those():
+    """The word and the firmness of what was recorded are not lost when a run has a seed more."""
+
+    def told(values, noise):
+        return {"claims": [claim(reading(values, null(noise, "n", "control"))).as_json()]}
+
+    more, noise = (*UP, UP[-1]), (*SAME_NOISE, SAME_NOISE[-1])
+    assert differences(told(more, noise), told(UP, SAME_NOISE)) == []
+
+
+def test_without_a_verdict_nothing_is_compared():
+    def exact(verdict):
+        return {"id": "A", "verdict": verdict, "readings": [], "statements": [{"name": "s"}]}
+
+    assert differences({"claims": [exact("no verdict")]}, {"claims": [exact("proved")]}) == []
+    assert not compared(exact("no verdict"), exact("proved"))
+    assert compared(exact("proved"), exact("proved"))
+    ((id, *_),) = differences({"claims": [exact("refuted")]}, {"claims": [exact("proved")]})
+    assert id == "A"
 
 
 # What is told

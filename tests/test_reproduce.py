@@ -1194,7 +1194,9 @@ def out(one_claim, tmp_path):
         (["--record", "--quick"], "expected --record with --full"),
         (["SC1.6", "--full", "--record"], "expected --record with .*whole papers"),
         (["--full", "--record", "--seeds", "7"], "expected --record with .*8 seeds or more"),
-        (["--check", "--quick"], "expected --check without --quick, whose verdicts mean nothing"),
+        (["--check", "--quick"], "expected --check with 5 seeds or more and without --quick"),
+        (["--check", "--seeds", "4"], "expected --check with 5 seeds or more and without --quick"),
+        (["--recorded", "--check", "--seeds", "3"], "expected --recorded without --check, --seeds"),
         (["SC1.6", "--executor", "cloud"], "expected .*processes.*; got 'cloud'"),
     ],
 )  # fmt: skip
@@ -1368,7 +1370,11 @@ def test_real_call_takes_the_place_of_a_quick_page(call, tmp_path):
         (("default", "A"), ("default", "AB"), None),
         (("default", "AB"), ("full", "AB"), None),
         (None, ("quick", "A"), None),
-        (("default", "A", 8), ("default", "A", 3), "has 8 seeds and this call 3"),
+        (("default", "A", 8), ("default", "A", 6), "has 8 seeds and this call 6"),
+        (("default", "A", 8), ("default", "A", 3), "has verdicts, of 8 seeds, and this call none, of 3"),
+        (("default", "A", 5), ("full", "A", 3), "has verdicts, of 5 seeds"),
+        (("full", "A", 8, 8), ("default", "A", 1), "has verdicts, of 8 seeds"),
+        (("default", "A", 5, 5), ("default", "A", 1), "has verdicts, of 5 seeds"),
         (("default", "A", 8), ("full", "A", 5), None),
         (("default", "A", 5), ("default", "A", 5), None),
         (("full", "AB", 8, 0), ("quick", "A", 2), None),  # an interrupted call left a page without numbers
@@ -1376,7 +1382,7 @@ def test_real_call_takes_the_place_of_a_quick_page(call, tmp_path):
         (("full", "A", 8, 1), ("default", "A", 5, 3), "is of a full run and this one was default"),
         (("full", "A", 8, 1), ("quick", "A", 2), "is of a full run and this one was quick"),
         (("default", "A", 8, 6), ("default", "A", 5), None),
-        (("default", "A", 8, 6), ("default", "A", 5, 4), "has 6 seeds and this call 4"),
+        (("default", "A", 8, 6), ("default", "A", 5, 4), "has verdicts, of 6 seeds, and this call none, of 4"),
         (("default", "A", 5, 3), ("full", "A", 8, 0), "has 3 seeds and this call 0"),
         (("default", "A", 5, 3), ("full", "A", 8, 3), None),
         (("default", "A", 5), ("full", "A", 8, 7), "of a run that is complete"),
@@ -1385,7 +1391,7 @@ def test_real_call_takes_the_place_of_a_quick_page(call, tmp_path):
 )
 def test_lesser_results(tmp_path, old, new, said):
     def ledger(mode, ids, seeds=5, progress=None):
-        claims = [{"id": id, "verdict": "undecided"} for id in ids]
+        claims = [{"id": id, "verdict": "undecided", "readings": [{}]} for id in ids]
         head = {"word": "sc1", "npmoe": "0", "environment": {}, "mode": mode, "seeds": seeds, "progress": progress}
         return {**head, "claims": claims}
 
@@ -1393,6 +1399,15 @@ def test_lesser_results(tmp_path, old, new, said):
         (tmp_path / "results.json").write_text(json.dumps(join([ledger(*old)])))
     found = run.lesser(tmp_path, ledger(*new))
     assert found is None if said is None else re.search(said, found)
+
+
+def test_a_page_without_any_number_gives_way_whatever_it_says_of_seeds(tmp_path):
+    """Such as that of a claim which --full alone measures."""
+    head = {"word": "sc1", "npmoe": "0", "environment": {}, "mode": "default", "seeds": 5, "progress": None}
+    empty = {**head, "claims": [{"id": "A", "verdict": "not tested", "readings": [], "statements": []}]}
+    (tmp_path / "results.json").write_text(json.dumps(join([empty])))
+    new = {**head, "seeds": 2, "progress": 1, "claims": [{"id": "A", "verdict": "no verdict", "readings": [{}]}]}
+    assert run.lesser(tmp_path, new) is None
 
 
 def cut(path):
@@ -1538,7 +1553,7 @@ def test_interrupted_call_says_how_to_go_on(call, tmp_path, monkeypatch):
     only(monkeypatch, computes={**SC1.computes, Config: interrupting})
     status, told, err = call("SC1.6")
     assert (status, told) == (130, "")
-    assert "The same call continues there: python -m npmoe.reproduce SC1.6 " in err
+    assert "This call continues there: python -m npmoe.reproduce SC1.6 " in err
     assert len(list((tmp_path / "out" / "runs").glob("*.npz"))) == 4, "of two seeds, trained and measured"
     (head,) = json.loads((tmp_path / "out" / "results.json").read_text())["papers"]
     assert (head["progress"], head["seeds"]) == (2, 5)

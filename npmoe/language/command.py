@@ -137,7 +137,7 @@ def _train(args: argparse.Namespace) -> int:
         print(f"going on from step {start.step} of {recipe.steps}")
     model = _run(args, model, batch, recipe, start, list(losses))
     save(model, args.output / "model.npz")
-    print(_perplexity(model, heldout, args.context))
+    print(_perplexity(model, heldout, args.context)[1])
     print(f"kept in {args.output}; let it write: npmoe language sample {args.output} --prompt 'The'")
     return DONE
 
@@ -184,10 +184,12 @@ def _run(
                 return step.model
 
 
-def _perplexity(model: Any, heldout: Stream, T: int) -> str:
+def _perplexity(model: Any, heldout: Stream, T: int) -> tuple[float, str]:
+    """The held-out loss, and that in words."""
     ids, targets = windows(heldout, T)
-    found = float(evaluate(model, ids[:MOST], targets[:MOST]).mean())
-    return f"held-out perplexity {math.exp(found):.1f} (loss {found:.3f} nats a token, {targets[:MOST].size:,} tokens)"
+    loss = float(evaluate(model, ids[:MOST], targets[:MOST]).mean())
+    said = f"held-out perplexity {math.exp(loss):.1f} (loss {loss:.3f} nats a token, {targets[:MOST].size:,} tokens)"
+    return loss, said
 
 
 # ---- evaluate and sample ---------------------------------------------------------------------------------------------
@@ -199,16 +201,20 @@ def _evaluate(args: argparse.Namespace) -> int:
     data, heldout = stream(corpus.train, vocabulary), stream(corpus.heldout, vocabulary)
     print(f"trained on: {settings['text']}")
     print(f"text: {corpus.name} ({vocabulary.unknown(heldout.ids):.1%} of the held-out tokens unknown)")
-    print(_perplexity(model, heldout, settings["context"]))
+    loss, said = _perplexity(model, heldout, settings["context"])
+    print(said)
     _, targets = windows(heldout, settings["context"])
     ids = heldout.ids[: targets[:MOST].size + 1]
     V = len(vocabulary)
-    for name, value in (
-        ("unigram", unigram(data.ids, ids, V)),
-        ("Kneser-Ney bigram", kneser_ney(data.ids, ids, V, 2)),
-        ("Kneser-Ney trigram", kneser_ney(data.ids, ids, V, 3)),
-    ):
+    counts = {
+        "unigram": unigram(data.ids, ids, V),
+        "Kneser-Ney bigram": kneser_ney(data.ids, ids, V, 2),
+        "Kneser-Ney trigram": kneser_ney(data.ids, ids, V, 3),
+    }
+    for name, value in counts.items():
         print(f"  {name}: {math.exp(value):.1f}")
+    best = min(counts, key=lambda name: counts[name])
+    print(f"The {best} predicts better." if counts[best] < loss else "The model predicts better than all counts.")
     return DONE
 
 

@@ -159,7 +159,7 @@ def lesser(folder: Path, new: dict[str, Any]) -> str | None:
 
 def _seeds_there(results: Mapping[str, Any]) -> int:
     """The seeds that a ledger has numbers of."""
-    if not any(claim["readings"] or claim["statements"] for claim in results["claims"]):
+    if not any(claim.get("readings") or claim.get("statements") for claim in results["claims"]):
         return 0
     progress = results.get("progress")
     return int(results.get("seeds") or 0) if progress is None else int(progress)
