@@ -14,6 +14,7 @@ from cases import BY_NAME, rows
 from npmoe import GeluExpert, MoE, Residual, RMSNorm, Stack, SwigluExpert
 from npmoe.calculus import factored, scalar
 from npmoe.calculus.factored import Factored
+from npmoe.model import gate as gate_module
 from npmoe.model import moe as moe_module
 from npmoe.model import routing
 
@@ -391,7 +392,7 @@ def gates_that_leak(patch, layer):
         r = routing.route(scores, k, renormalize)
         return r._replace(gates=r.gates + SMALL * ~r.on)
 
-    patch.setattr(moe_module, "route", route)
+    patch.setattr(gate_module, "route", route)
     return layer
 
 
@@ -401,7 +402,7 @@ def gates_a_little_large(patch, layer):
         r = routing.route(scores, k, renormalize)
         return r._replace(gates=r.gates * (1 + SMALL))
 
-    patch.setattr(moe_module, "route", route)
+    patch.setattr(gate_module, "route", route)
     return layer
 
 

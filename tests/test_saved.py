@@ -148,6 +148,6 @@ def test_no_file_and_no_npz(tmp_path):
 def test_the_table_has_every_layer_of_the_package():
     assert set(LAYERS) == {
         *("GeluExpert", "Linear", "MoE", "RMSNorm", "LayerNorm", "Residual", "Stack", "SwigluExpert"),
-        *("Attention", "Embedding", "Block", "Transformer"),
+        *("Attention", "Embedding", "Block", "Transformer", "Gate", "Groups"),
     }
     assert replace(npmoe.RMSNorm(np.ones(2)), eps=1e-5).eps == 1e-5

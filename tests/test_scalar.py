@@ -20,6 +20,7 @@ from npmoe.calculus.scalar import (
     logsumexp,
     logsumexp_vjp,
     normal,
+    relu,
     silu,
     softmax,
     softmax_vjp,
@@ -52,9 +53,13 @@ VALUES = {
         16,
     ),
     "silu": (lambda z: silu(z)[0], lambda z: z * sigmoid(z), 16),
+    "sigmoid": (scalar.sigmoid, sigmoid, 2),
+    "relu": (lambda z: relu(z)[0], lambda z: max(z, mpmath.mpf(0)), 0),
+    "relu_slope": (lambda z: relu(z)[1], lambda z: mpmath.mpf(z > 0), 0),
     "silu_slope": (lambda z: silu(z)[1], lambda z: sigmoid(z) * (1 + z * sigmoid(-z)), 16),
 }
-PAIRS = {"gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu}
+PAIRS = {"gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu, "relu": relu}
+SMOOTH = ("gelu", "gelu_tanh", "silu")  # a ReLU has a kink at 0
 
 
 @cache
@@ -87,7 +92,7 @@ def test_value_and_slope_against_mpmath(name, dtype):
     close(got, want, eps * np.finfo(dtype).eps, scale=1)
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", SMOOTH)
 def test_slope_is_of_this_value(pair):
     """By mpmath's own differentiation of the value, a route that knows no formula for the slope."""
     z = np.concatenate([np.linspace(-6, 6, 49), [-9, 9, 0.5 / scalar._CELLS]])
@@ -118,6 +123,14 @@ def test_exact_and_tanh_are_two_pairs():
     (a, slope), (a_tanh, slope_tanh) = gelu(z), gelu_tanh(z)
     assert 4.6e-4 < np.abs(a - a_tanh).max() < 4.8e-4
     assert 8.6e-4 < np.abs(slope - slope_tanh).max() < 8.8e-4
+
+
+def test_a_sigmoid_by_the_complex_step_and_at_its_ends():
+    z = np.linspace(-40, 40, 481)
+    with np.errstate(under="ignore"):
+        p = scalar.sigmoid(z + 1e-30j)
+    close(p.imag / 1e-30, scalar.sigmoid(z) * scalar.sigmoid(-z), COMPLEX_STEP)
+    np.testing.assert_array_equal(scalar.sigmoid(np.array([-1e4, 1e4, np.nan])), [0, 1, np.nan])
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
