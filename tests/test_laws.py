@@ -9,11 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cases import (
+    ALL,
     BY_NAME,
-    CASES,
     COMPLEX_STEP,
     DIFFERENCE,
     EXPERTS,
+    FIELD_EXPERTS,
+    FIELD_MIXTURES,
     MIXTURES,
     ORDER,
     ROOM,
@@ -401,25 +403,26 @@ OF_EXPERTS += (factors_are_the_jacobian,)
 OF_MIXTURES = (relabelled_experts, gates_by_hand, sum_of_gated_experts, mean_of_the_mixture)
 OF_MIXTURES += (unused_experts_learn_nothing,)
 OF_SOFTMAX = (all_chosen_is_softmax, gates_add_up)  # what a sigmoid's gates or a sparsemixer's need not do
-SOFTMAX = tuple(case for case in MIXTURES if (gate := case.build()[0].gate).scores == "softmax" and not gate.groups)
+EVERY_EXPERT, EVERY_MIXTURE = EXPERTS + FIELD_EXPERTS, MIXTURES + FIELD_MIXTURES
+SOFTMAX = [case for case in EVERY_MIXTURE if (g := case.build()[0].gate).scores == "softmax" and not g.groups]
 
 
-@pytest.mark.parametrize(("law", "case"), rows(*((law, case) for law in OF_ALL for case in CASES)))
+@pytest.mark.parametrize(("law", "case"), rows(*((law, case) for law in OF_ALL for case in ALL)))
 def test_layer(law, case):
     law(*case.build())
 
 
-@pytest.mark.parametrize(("law", "case"), rows(*((law, case) for law in OF_SMOOTH for case in CASES if case.smooth)))
+@pytest.mark.parametrize(("law", "case"), rows(*((law, case) for law in OF_SMOOTH for case in ALL if case.smooth)))
 def test_smooth_layer(law, case):
     law(*case.build())
 
 
-@pytest.mark.parametrize(("law", "case"), rows(*((law, case) for law in OF_EXPERTS for case in EXPERTS)))
+@pytest.mark.parametrize(("law", "case"), rows(*((law, case) for law in OF_EXPERTS for case in EVERY_EXPERT)))
 def test_expert(law, case):
     law(*case.build())
 
 
-@pytest.mark.parametrize(("law", "case"), rows(*((law, case) for law in OF_MIXTURES for case in MIXTURES)))
+@pytest.mark.parametrize(("law", "case"), rows(*((law, case) for law in OF_MIXTURES for case in EVERY_MIXTURE)))
 def test_mixture(law, case):
     law(*case.build())
 
@@ -429,7 +432,7 @@ def test_softmax_mixture(law, case):
     law(*case.build())
 
 
-@pytest.mark.parametrize("case", rows(*((case,) for case in CASES if case.smooth)))
+@pytest.mark.parametrize("case", rows(*((case,) for case in ALL if case.smooth)))
 def test_tokens_are_routed_by_a_margin(case):
     """The table's own promise: else finite differences and float32 would compare two different routings."""
     for moe, x in mixtures(*case.build()):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from cases import CASES, gelu, mixture
+from cases import ALL, gelu, mixture
 
 import npmoe
 from npmoe.calculus import tree
@@ -13,7 +13,7 @@ from npmoe.files import FileError, digest, pack, read_arrays, write
 from npmoe.model.saved import LAYERS
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
 def test_every_layer_comes_back(tmp_path, case):
     layer, x = case.build()
     path = npmoe.save(layer, tmp_path / "layer.npz")

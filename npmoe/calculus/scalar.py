@@ -26,7 +26,7 @@ __all__ = [
     "normal",
     "silu",
 ]
-__all__ += ["relu", "sigmoid", "slope_of", "softmax", "softmax_vjp"]
+__all__ += ["sigmoid", "slope_of", "softmax", "softmax_vjp"]
 
 Array = np.ndarray
 
@@ -222,18 +222,6 @@ def sigmoid(z: Array) -> Array:
     return np.where(z.real < 0, small, 1) / (1 + small)
 
 
-def relu(z: Array) -> tuple[Array, Array]:
-    """ReLU and its slope, 0 at 0.
-
-    Examples
-    --------
-    >>> relu(np.array([-1.0, 0.0, 2.0]))
-    (array([0., 0., 2.]), array([0., 0., 1.]))
-    """
-    on = ~(z.real <= 0)  # a NaN stays one
-    return np.where(on, z, 0), np.where(np.isnan(z.real), z, on).astype(z.dtype)
-
-
 def silu(z: Array) -> tuple[Array, Array]:
     """SiLU, a = z sig(z), and its slope, sig(z) (1 + z (1 - sig(z))).
 
@@ -251,12 +239,7 @@ def silu(z: Array) -> tuple[Array, Array]:
 
 
 #: Activations by name: a kind of expert carries the name, never the function, so that it can be saved.
-ACTIVATIONS: dict[str, Callable[[Array], tuple[Array, Array]]] = {
-    "gelu": gelu,
-    "gelu_tanh": gelu_tanh,
-    "silu": silu,
-    "relu": relu,
-}
+ACTIVATIONS: dict[str, Callable[[Array], tuple[Array, Array]]] = {"gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu}
 
 
 def slope_of(activation: str, z: Array) -> Array:

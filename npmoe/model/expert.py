@@ -5,7 +5,7 @@ n tokens, d width, h hidden, o output width. A cotangent is ``d`` + the forward 
 A new kind of expert writes `forward`, `vjp` and `linearize`, inherits `Expert`, and has all the rest.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +66,7 @@ class GeluExpert(Expert):
     Parameters
     ----------
     W1, b1, W2, b2 : arrays (h, d), (h,), (o, h), (o,).
-    activation : name in `npmoe.calculus.scalar.ACTIVATIONS`: "gelu" (exact), "gelu_tanh", "silu" or "relu".
+    activation : name in `npmoe.calculus.scalar.ACTIVATIONS`: "gelu" (exact), "gelu_tanh" or "silu".
 
     Raises
     ------
@@ -203,12 +203,12 @@ class SwigluExpert(Expert):
     Wg: Array
     Wu: Array
     Wd: Array
-    bg: Array | None = None
-    bu: Array | None = None
-    bd: Array | None = None
-    limit: float | None = None
-    beta: float = 1.0
-    shift: float = 0.0
+    bg: Array | None = field(default=None, kw_only=True)
+    bu: Array | None = field(default=None, kw_only=True)
+    bd: Array | None = field(default=None, kw_only=True)
+    limit: float | None = field(default=None, kw_only=True)
+    beta: float = field(default=1.0, kw_only=True)
+    shift: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
         h, d = check.shaped("Wg", self.Wg, ("h", "d"), "SwigluExpert").shape
@@ -221,6 +221,12 @@ class SwigluExpert(Expert):
         check.positive("beta", self.beta)
         if self.limit is not None:
             check.positive("limit", self.limit)
+
+    @property
+    def plain(self) -> bool:
+        """Without biases, limit, steepness and shift: the SwiGLU of the paper."""
+        extra = self.bg is not None or self.bu is not None or self.bd is not None or self.limit is not None
+        return not extra and self.beta == 1 and self.shift == 0
 
     @property
     def widths(self) -> tuple[int, int, int]:

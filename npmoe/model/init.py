@@ -149,11 +149,10 @@ def swiglu_moe(
     d, h = check.integer("d", d, 1), check.integer("h", h, 1)
     W, _ = draw(rng, check.integer("E", E, 1), d)
 
-    def expert() -> SwigluExpert:
-        Wg, Wu, Wd = (draw(rng, out, into)[0].astype(dtype) for out, into in [(h, d), (h, d), (d, h)])
-        return SwigluExpert(Wg, Wu, Wd)
-
-    experts = tuple(expert() for _ in range(E))
+    experts = tuple(
+        SwigluExpert(*(draw(rng, out, into)[0].astype(dtype) for out, into in [(h, d), (h, d), (d, h)]))
+        for _ in range(E)
+    )
     return MoE(W.astype(dtype), experts, k, renormalize, temperature)
 
 

@@ -114,6 +114,13 @@ class MoE:
         return self.experts[0].widths[0], self.experts[0].widths[2]
 
     @property
+    def plain(self) -> bool:
+        """A softmax's gates on the outputs, without groups, selection, scale and shared experts."""
+        gate = self.gate
+        more = gate.selection is not None or gate.groups is not None or gate.on_input or bool(self.shared)
+        return gate.scores == "softmax" and gate.scale == 1 and not more
+
+    @property
     def visited(self) -> tuple[Any, ...]:
         """All experts, those that are chosen and then the shared ones."""
         return self.experts + self.shared
