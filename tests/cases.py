@@ -12,6 +12,7 @@ import pytest
 
 from npmoe import GeluExpert, LayerNorm, Linear, MoE, Residual, RMSNorm, Stack, SwigluExpert
 from npmoe.calculus import tree
+from npmoe.model.gate import Gate, Groups
 
 # ---- tolerances, each once and with its reason -------------------------------------------------------------------
 
@@ -66,9 +67,17 @@ def layer_norm(rng, d):
     return LayerNorm(rng.standard_normal(d), rng.standard_normal(d))
 
 
-def mixture(rng, E, d, h, k, o=None, kind=gelu, **options):
+def gpt_oss(rng, d, h, o, limit=1.5):
+    draw = rng.standard_normal
+    return replace(swiglu(rng, d, h, o), bg=draw(h), bu=draw(h), bd=draw(o), limit=limit, beta=1.702, shift=1.0)
+
+
+def mixture(rng, E, d, h, k, o=None, kind=gelu, shared=0, shared_gate=False, **options):
     experts = tuple(kind(rng, d, h, o or d) for _ in range(E))
-    return MoE(rng.standard_normal((E, d)), experts, k, **options)
+    router = rng.standard_normal((E, d))
+    options |= {"shared": tuple(kind(rng, d, h + 1, o or d) for _ in range(shared))}
+    options |= {"shared_gate": rng.standard_normal((shared, d)) if shared_gate else None}
+    return MoE(router, experts, k, **options)
 
 
 # ---- how wide the routing's margin is ------------------------------------------------------------------------------
@@ -76,10 +85,41 @@ def mixture(rng, E, d, h, k, o=None, kind=gelu, **options):
 
 def margin(moe, x):
     """Gap between the last chosen score and the first that is not, (n,); infinite where all are chosen."""
-    if moe.k == len(moe.experts):
-        return np.full(len(x), np.inf)
-    falling = -np.sort(-moe.scores(x).real, axis=1)
-    return falling[:, moe.k - 1] - falling[:, moe.k]
+    scores, gate = moe.scores(x).real, moe.gate
+    if gate.scores == "sparsemixer":
+        return _sparsemixer_margin(scores, gate.near, moe.k)
+    ranked = gate.ranked(scores)
+    # p moves by a quarter of what a score does where it is a sigmoid, by half of that of all where it is a softmax
+    free = gate.selection is None and gate.groups is None
+    steepest = 1 if free else 4 if gate.scores == "sigmoid" else 2
+    least = steepest * _gap(ranked, moe.k)
+    if gate.groups is None:
+        return least
+    whole = replace(gate, groups=None, selection=np.zeros(len(moe.experts)) if free else gate.selection).ranked(scores)
+    members = np.sort(whole.reshape(len(x), gate.groups.number, whole.shape[1] // gate.groups.number), axis=2)
+    best = members[:, :, -1] if gate.groups.by == "largest" else members[:, :, -2:].sum(axis=2) / 2
+    return np.minimum(least, steepest * _gap(best, gate.groups.kept))
+
+
+def _gap(ranked, k):
+    """Between the k-th largest and the next, of what can be chosen."""
+    if k == ranked.shape[1]:
+        return np.full(len(ranked), np.inf)
+    falling = -np.sort(-ranked, axis=1)
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isneginf(falling[:, k]), np.inf, falling[:, k - 1] - falling[:, k])
+
+
+def _sparsemixer_margin(scores, near, k):
+    """Between the choices, and between a score and being near enough to the best."""
+    falling = -np.sort(-scores, axis=1)
+    least = np.abs(np.diff(falling, axis=1))[:, :k].min(axis=1)
+    for i in range(k):
+        best = falling[:, i, None]
+        to = np.abs((best - falling) - near * np.maximum(np.abs(falling), best))
+        to[:, : i + 1] = np.inf
+        least = np.minimum(least, to.min(axis=1) / 2)
+    return least
 
 
 def mixtures(layer, x):
@@ -196,6 +236,21 @@ def _mixed(rng):
     return MoE(rng.standard_normal((4, 4)), experts, 2)
 
 
+def _unclipped_edges(rng):
+    """An expert of gpt-oss with tokens of which some units are clipped, and none is near the edge, a kink."""
+    f = gpt_oss(rng, 3, 4, 5)
+    x = rng.standard_normal((4000, 3))
+    z = np.concatenate([f.limit - (x @ f.Wg.T + f.bg), f.limit - np.abs(x @ f.Wu.T + f.bu)], axis=1)
+    far = (np.abs(z) > ROOM).all(axis=1) & (z < 0).any(axis=1)
+    return f, x[far][:6]
+
+
+def _deepseek(rng):
+    """All at once: sigmoid scores, a selection bias, groups, a scale, shared experts."""
+    gate = Gate("sigmoid", rng.standard_normal(8) / 4, Groups(4, 2), scale=2.5)
+    return mixture(rng, 8, 5, 3, 3, kind=swiglu, gate=gate, shared=1)
+
+
 def _block(rng, d):
     return Residual(Stack((norm(rng, d), mixture(rng, 3, d, 3, 1, renormalize=False))))
 
@@ -263,11 +318,57 @@ MIXTURES = (
     Case("experts_alike", lambda rng: _alike(rng)),
     Case("underflowing_gates", lambda rng: _underflowing(rng, 5), underflow=True),
     Case("underflowing_chosen_gate", lambda rng: _underflowing(rng, 4), underflow=True),
+)  # fmt: skip
+
+# gates and experts of released families, of which verify knows nothing yet
+
+FIELD_EXPERTS = (
+    Case(
+        "swiglu_biased", lambda rng: replace(swiglu(rng, 5, 7, 4), bg=rng.standard_normal(7), bd=rng.standard_normal(4))
+    ),
+    Case("swiglu_steep", lambda rng: replace(swiglu(rng, 5, 7, 4), beta=1.702, shift=1.0)),
+    Case("gpt_oss", _unclipped_edges),
+)
+
+FIELD_MIXTURES = (
+    Case("sigmoid", lambda rng: mixture(rng, 4, 5, 3, 2, gate=Gate("sigmoid"))),
+    Case("sigmoid_not_renormalized", lambda rng: mixture(rng, 4, 5, 3, 2, renormalize=False, gate=Gate("sigmoid"))),
+    Case("sigmoid_of_all", lambda rng: mixture(rng, 4, 5, 3, 4, gate=Gate("sigmoid", scale=0.5))),
+    Case(
+        "sigmoid_cold",
+        lambda rng: mixture(
+            rng, 4, 5, 3, 2, temperature=0.5, bias=rng.standard_normal(4), gate=Gate("sigmoid", scale=3.0)
+        ),
+    ),
+    Case("scaled", lambda rng: mixture(rng, 4, 5, 3, 2, gate=Gate(scale=2.5))),
+    Case("scaled_not_renormalized", lambda rng: mixture(rng, 4, 5, 3, 2, renormalize=False, gate=Gate(scale=16.0))),
+    Case("selection", lambda rng: mixture(rng, 5, 4, 3, 2, gate=Gate("sigmoid", rng.standard_normal(5)))),
+    Case("selection_of_softmax", lambda rng: mixture(rng, 5, 4, 3, 2, gate=Gate(selection=rng.standard_normal(5)))),
+    Case(
+        "groups_by_largest",
+        lambda rng: mixture(rng, 6, 4, 3, 2, renormalize=False, gate=Gate(groups=Groups(3, 2, "largest"), scale=2.0)),
+    ),
+    Case("groups_by_best_two", lambda rng: mixture(rng, 6, 4, 3, 2, gate=Gate("sigmoid", groups=Groups(3, 1)))),
+    Case("one_group", lambda rng: mixture(rng, 4, 4, 3, 2, gate=Gate(groups=Groups(1, 1)))),
+    Case("deepseek", _deepseek),
+    Case("sparsemixer", lambda rng: mixture(rng, 5, 4, 3, 2, gate=Gate("sparsemixer", near=0.8))),
+    Case("sparsemixer_of_one", lambda rng: mixture(rng, 5, 4, 3, 1, gate=Gate("sparsemixer", near=1.2, scale=2.0))),
+    Case(
+        "gates_on_the_input",
+        lambda rng: mixture(
+            rng, 4, 5, 3, 1, renormalize=False, kind=swiglu, gate=Gate("sigmoid", on_input=True), shared=1
+        ),
+    ),
+    Case("soft_gates_on_the_input", lambda rng: mixture(rng, 3, 4, 3, 3, o=2, gate=Gate(on_input=True))),
+    Case("shared", lambda rng: mixture(rng, 4, 5, 3, 2, shared=2)),
+    Case("shared_gated", lambda rng: mixture(rng, 4, 5, 3, 2, renormalize=False, shared=1, shared_gate=True)),
+    Case("two_shared_gated", lambda rng: mixture(rng, 3, 4, 5, 3, o=2, shared=2, shared_gate=True)),
 )
 
 CASES = EXPERTS + LAYERS + MIXTURES
-BY_NAME = {case.name: case for case in CASES}
-assert len(BY_NAME) == len(CASES), "two cases of one name would draw the same numbers"
+ALL = CASES + FIELD_EXPERTS + FIELD_MIXTURES
+BY_NAME = {case.name: case for case in ALL}
+assert len(BY_NAME) == len(ALL), "two cases of one name would draw the same numbers"
 
 
 def rows(*table):

@@ -9,11 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cases import (
+    ALL,
     BY_NAME,
-    CASES,
     COMPLEX_STEP,
     DIFFERENCE,
     EXPERTS,
+    FIELD_EXPERTS,
+    FIELD_MIXTURES,
     MIXTURES,
     ORDER,
     ROOM,
@@ -267,12 +269,16 @@ def relabelled_experts(moe, x):
     """
     s = moe.scores(x)
     order = np.random.default_rng(RNG).permutation(len(moe.experts))
+    if moe.gate.groups is not None:  # groups have no order either, but keep their members
+        groups = np.arange(len(order)).reshape(moe.gate.groups.number, -1)
+        order = groups[np.random.default_rng(RNG).permutation(len(groups))].ravel()
     tied = [{e, f} for e in range(len(order)) for f in range(e) if (s[:, e] == s[:, f]).any()]
     for pair in tied:
         at = [i for i, e in enumerate(order) if e in pair]
         order[at] = sorted(order[at])
     bias = None if moe.bias is None else moe.bias[order]
-    other = replace(moe, router=moe.router[order], bias=bias, experts=tuple(moe.experts[e] for e in order))
+    gate = moe.gate if moe.gate.selection is None else replace(moe.gate, selection=moe.gate.selection[order])
+    other = replace(moe, router=moe.router[order], bias=bias, experts=tuple(moe.experts[e] for e in order), gate=gate)
     w = cotangent(output(moe, x))
     (xbar, bar), (xbar_o, bar_o) = pullback(moe, x, w), pullback(other, x, w)
     close(output(other, x), output(moe, x), ROUNDING)
@@ -284,23 +290,75 @@ def relabelled_experts(moe, x):
     trees_close(bar_o.experts, tuple(bar.experts[e] for e in order), ROUNDING)
 
 
+def written_out(moe, x, gates):
+    """y with every expert seeing every token, gates and shared experts as they are defined."""
+    if moe.gate.on_input:
+        y = sum(output(f, gates[:, e, None] * x) for e, f in enumerate(moe.experts))
+        y = y - sum((gates[:, e, None] == 0) * output(f, 0 * x) for e, f in enumerate(moe.experts))  # not chosen
+    else:
+        y = sum(gates[:, e, None] * output(f, x) for e, f in enumerate(moe.experts))
+    for s, f in enumerate(moe.shared):
+        w = 1 if moe.shared_gate is None else 1 / (1 + np.exp(-(x @ moe.shared_gate[s])))
+        y = y + np.reshape(w, (-1, 1)) * output(f, x)
+    return y
+
+
 def all_chosen_is_softmax(moe, x):
     """k = E, renormalized or not, is the soft router, written out here in one line."""
     z = (x @ moe.router.T + (0 if moe.bias is None else moe.bias)) / moe.temperature
     p = np.exp(z - z.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
-    y = sum(p[:, e, None] * output(expert, x) for e, expert in enumerate(moe.experts))
+    p *= moe.gate.scale / p.sum(axis=1, keepdims=True)
     for renormalize in (True, False):
         soft = replace(moe, k=len(moe.experts), renormalize=renormalize)
         close(soft.route(x)[0], p, ROUNDING)
-        close(output(soft, x), y, ROUNDING)
+        close(output(soft, x), written_out(moe, x, p), ROUNDING)
+
+
+def gates_by_hand(moe, x):
+    """One token at a time, from the definition, with nothing but sorting and exp."""
+    gate, k, E = moe.gate, moe.k, len(moe.experts)
+    gates, chosen = moe.route(x)
+    for t, s in enumerate(moe.scores(x)):
+        if gate.scores == "sparsemixer":
+            want, picked, left = np.zeros(E), [], s.copy()
+            for _ in range(k):
+                best = int(left.argmax())
+                near = [e for e in range(E) if left[e] > -np.inf
+                        and left[best] - left[e] <= gate.near * max(abs(s[e]), left[best])]  # fmt: skip
+                want[best] = 1 / sum(np.exp(s[e] - s[best]) for e in near)
+                picked.append(best)
+                left[best] = -np.inf
+        else:
+            p = 1 / (1 + np.exp(-s)) if gate.scores == "sigmoid" else np.exp(s - s.max()) / np.exp(s - s.max()).sum()
+            rank = p + (0 if gate.selection is None else gate.selection)
+            allowed = set(range(E))
+            if gate.groups is not None:
+                size = E // gate.groups.number
+                worth = [sorted(rank[g * size : (g + 1) * size])[-1 if gate.groups.by == "largest" else -2 :]
+                         for g in range(gate.groups.number)]  # fmt: skip
+                kept = sorted(range(len(worth)), key=lambda g: (-sum(worth[g]), g))[: gate.groups.kept]
+                allowed = {e for g in kept for e in range(g * size, (g + 1) * size)}
+            rank = s if gate.selection is None and gate.groups is None else rank  # p may underflow, and tie
+            picked = sorted(allowed, key=lambda e: (-rank[e], e))[:k]
+            want = np.array([p[e] if e in picked else 0.0 for e in range(E)])
+            if moe.renormalize and gate.scores == "softmax":
+                top = max(s[e] for e in picked)
+                want = np.array([np.exp(s[e] - top) if e in picked else 0.0 for e in range(E)])
+            if moe.renormalize:
+                want = want / want.sum()
+        assert chosen[t].tolist() == picked
+        close(gates[t], gate.scale * want, ROUNDING)
 
 
 def sum_of_gated_experts(moe, x):
     """y = sum_e g_e f_e with every expert seeing every token: what sparse work leaves out is exactly zero."""
     gates, chosen = moe.route(x)
-    close(output(moe, x), sum(gates[:, e, None] * output(f, x) for e, f in enumerate(moe.experts)), ROUNDING)
-    first = sum(gates[:, e, None, None] * f.jacobian(x) for e, f in enumerate(moe.experts))
+    close(output(moe, x), written_out(moe, x, gates), ROUNDING)
+    read = [gates[:, e, None] * x if moe.gate.on_input else x for e in range(len(moe.experts))]
+    first = sum(gates[:, e, None, None] * f.jacobian(read[e]) for e, f in enumerate(moe.experts))
+    for s, f in enumerate(moe.shared):
+        w = np.ones(len(x)) if moe.shared_gate is None else 1 / (1 + np.exp(-(x @ moe.shared_gate[s])))
+        first = first + w[:, None, None] * f.jacobian(x)
     close(moe.expert_jacobian(x), first, ROUNDING)
     close(moe.expert_jacobian(x) + moe.router_jacobian(x), moe.jacobian(x), ROUNDING)
     assert chosen.shape == (len(x), moe.k)
@@ -308,16 +366,17 @@ def sum_of_gated_experts(moe, x):
 
 
 def gates_add_up(moe, x):
-    """To one where they are renormalized, else to at most one; and no one else has any."""
+    """To one, or the scale, where they are renormalized, else to at most that; and no one else has any."""
     gates, chosen = moe.route(x)
     others = gates.copy()
     np.put_along_axis(others, chosen, 0, axis=1)
     assert not others.any()
     assert (gates >= 0).all()
+    scale = moe.gate.scale
     if moe.renormalize or moe.k == len(moe.experts):
-        close(gates.sum(axis=1), np.ones(len(x)), ROUNDING)
+        close(gates.sum(axis=1), np.full(len(x), scale), ROUNDING)
     else:
-        assert (gates.sum(axis=1) <= 1 + ROUNDING).all()
+        assert (gates.sum(axis=1) <= scale * (1 + ROUNDING)).all()
 
 
 def mean_of_the_mixture(moe, x):
@@ -341,31 +400,39 @@ OF_ALL += (permuted_tokens, no_tokens, writes_to_nothing, keeps_float32)
 OF_SMOOTH = (gradient, taylor)
 OF_EXPERTS = (jvp_is_the_jacobian, mean_is_the_mean, whole_weights_repeat_rows, weights_have_no_unit)
 OF_EXPERTS += (factors_are_the_jacobian,)
-OF_MIXTURES = (relabelled_experts, all_chosen_is_softmax, sum_of_gated_experts, gates_add_up, mean_of_the_mixture)
+OF_MIXTURES = (relabelled_experts, gates_by_hand, sum_of_gated_experts, mean_of_the_mixture)
 OF_MIXTURES += (unused_experts_learn_nothing,)
+OF_SOFTMAX = (all_chosen_is_softmax, gates_add_up)  # what a sigmoid's gates or a sparsemixer's need not do
+EVERY_EXPERT, EVERY_MIXTURE = EXPERTS + FIELD_EXPERTS, MIXTURES + FIELD_MIXTURES
+SOFTMAX = [case for case in EVERY_MIXTURE if (g := case.build()[0].gate).scores == "softmax" and not g.groups]
 
 
-@pytest.mark.parametrize(("law", "case"), rows(*((law, case) for law in OF_ALL for case in CASES)))
+@pytest.mark.parametrize(("law", "case"), rows(*((law, case) for law in OF_ALL for case in ALL)))
 def test_layer(law, case):
     law(*case.build())
 
 
-@pytest.mark.parametrize(("law", "case"), rows(*((law, case) for law in OF_SMOOTH for case in CASES if case.smooth)))
+@pytest.mark.parametrize(("law", "case"), rows(*((law, case) for law in OF_SMOOTH for case in ALL if case.smooth)))
 def test_smooth_layer(law, case):
     law(*case.build())
 
 
-@pytest.mark.parametrize(("law", "case"), rows(*((law, case) for law in OF_EXPERTS for case in EXPERTS)))
+@pytest.mark.parametrize(("law", "case"), rows(*((law, case) for law in OF_EXPERTS for case in EVERY_EXPERT)))
 def test_expert(law, case):
     law(*case.build())
 
 
-@pytest.mark.parametrize(("law", "case"), rows(*((law, case) for law in OF_MIXTURES for case in MIXTURES)))
+@pytest.mark.parametrize(("law", "case"), rows(*((law, case) for law in OF_MIXTURES for case in EVERY_MIXTURE)))
 def test_mixture(law, case):
     law(*case.build())
 
 
-@pytest.mark.parametrize("case", rows(*((case,) for case in CASES if case.smooth)))
+@pytest.mark.parametrize(("law", "case"), rows(*((law, case) for law in OF_SOFTMAX for case in SOFTMAX)))
+def test_softmax_mixture(law, case):
+    law(*case.build())
+
+
+@pytest.mark.parametrize("case", rows(*((case,) for case in ALL if case.smooth)))
 def test_tokens_are_routed_by_a_margin(case):
     """The table's own promise: else finite differences and float32 would compare two different routings."""
     for moe, x in mixtures(*case.build()):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from cases import CASES, gelu, mixture
+from cases import ALL, gelu, mixture
 
 import npmoe
 from npmoe.calculus import tree
@@ -13,7 +13,7 @@ from npmoe.files import FileError, digest, pack, read_arrays, write
 from npmoe.model.saved import LAYERS
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
 def test_every_layer_comes_back(tmp_path, case):
     layer, x = case.build()
     path = npmoe.save(layer, tmp_path / "layer.npz")
@@ -148,6 +148,6 @@ def test_no_file_and_no_npz(tmp_path):
 def test_the_table_has_every_layer_of_the_package():
     assert set(LAYERS) == {
         *("GeluExpert", "Linear", "MoE", "RMSNorm", "LayerNorm", "Residual", "Stack", "SwigluExpert"),
-        *("Attention", "Embedding", "Block", "Transformer"),
+        *("Attention", "Embedding", "Block", "Transformer", "Gate", "Groups"),
     }
     assert replace(npmoe.RMSNorm(np.ones(2)), eps=1e-5).eps == 1e-5

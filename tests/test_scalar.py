@@ -52,6 +52,7 @@ VALUES = {
         16,
     ),
     "silu": (lambda z: silu(z)[0], lambda z: z * sigmoid(z), 16),
+    "sigmoid": (scalar.sigmoid, sigmoid, 2),
     "silu_slope": (lambda z: silu(z)[1], lambda z: sigmoid(z) * (1 + z * sigmoid(-z)), 16),
 }
 PAIRS = {"gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu}
@@ -118,6 +119,14 @@ def test_exact_and_tanh_are_two_pairs():
     (a, slope), (a_tanh, slope_tanh) = gelu(z), gelu_tanh(z)
     assert 4.6e-4 < np.abs(a - a_tanh).max() < 4.8e-4
     assert 8.6e-4 < np.abs(slope - slope_tanh).max() < 8.8e-4
+
+
+def test_a_sigmoid_by_the_complex_step_and_at_its_ends():
+    z = np.linspace(-40, 40, 481)
+    with np.errstate(under="ignore"):
+        p = scalar.sigmoid(z + 1e-30j)
+    close(p.imag / 1e-30, scalar.sigmoid(z) * scalar.sigmoid(-z), COMPLEX_STEP)
+    np.testing.assert_array_equal(scalar.sigmoid(np.array([-1e4, 1e4, np.nan])), [0, 1, np.nan])
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

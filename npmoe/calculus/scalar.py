@@ -26,7 +26,7 @@ __all__ = [
     "normal",
     "silu",
 ]
-__all__ += ["slope_of", "softmax", "softmax_vjp"]
+__all__ += ["sigmoid", "slope_of", "softmax", "softmax_vjp"]
 
 Array = np.ndarray
 
@@ -207,6 +207,19 @@ def gelu_tanh(z: Array) -> tuple[Array, Array]:
     t = np.tanh(c * z * (1 + b * z2))
     half = (1 + t) / 2
     return z * half, half + z * (1 - t * t) * (c / 2 * (1 + 3 * b * z2))
+
+
+def sigmoid(z: Array) -> Array:
+    """1/(1 + exp(-z)), to the last bits on both sides.
+
+    Examples
+    --------
+    >>> sigmoid(np.array([0.0, -800.0, 800.0]))
+    array([0.5, 0. , 1. ])
+    """
+    with np.errstate(under="ignore"):
+        small = np.exp(-np.abs(z.real) - (1j * np.where(z.real < 0, -1, 1) * z.imag if np.iscomplexobj(z) else 0))
+    return np.where(z.real < 0, small, 1) / (1 + small)
 
 
 def silu(z: Array) -> tuple[Array, Array]:

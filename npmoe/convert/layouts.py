@@ -350,6 +350,9 @@ def _for_layer(layer: Layer, layout: str | Layout, old: Mapping[str, Any] | None
     if len(within) > 1 or "" in within:
         got = ", ".join(sorted({type(expert).__name__ for expert in experts}))
         raise TypeError(f"expected GeluExpert or SwigluExpert, or a MoE of one of these; got {'MoE of ' * moe}{got}")
+    for part in (layer, *experts):
+        if not getattr(part, "plain", True):
+            raise TypeError(f"expected a layer that these layouts can hold, with plain gates and experts; got {part!r}")
     if layout is None:
         raise TypeError(f"expected a layout as a name among {', '.join(LAYOUTS)} or a mapping; got None")
     members = family(layout) if isinstance(layout, str) else {"your own": parsed_layout(layout)}

@@ -5,7 +5,7 @@ n tokens, d width, h hidden, o output width. A cotangent is ``d`` + the forward 
 A new kind of expert writes `forward`, `vjp` and `linearize`, inherits `Expert`, and has all the rest.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -153,26 +153,41 @@ class GeluExpert(Expert):
 
 
 class SwigluTrace(NamedTuple):
-    """What `SwigluExpert.vjp` reads: x (n, d); b = silu(a), its slope, and u, all (n, h)."""
+    """What `SwigluExpert.vjp` reads: x (n, d); b = silu(a), its slope, u, and where u is not clipped, all (n, h)."""
 
     x: Array
     b: Array
     slope: Array
     u: Array
+    inside: Array | None = None
 
     def __repr__(self) -> str:
         return one_line(self)
+
+
+def _affine(x: Array, W: Array, b: Array | None) -> Array:
+    """W x + b, (n, h)."""
+    z = matmul(x, W.T)
+    if b is not None:
+        z += b
+    return z
 
 
 @dataclass(frozen=True, eq=False)
 class SwigluExpert(Expert):
     """Gated MLP, y = Wd (silu(Wg x) * (Wu x)), Shazeer, arXiv 2002.05202, equation 6.
 
-    J(x) = Wd [diag(silu'(a) u) Wg + diag(silu(a)) Wu], a = Wg x, u = Wu x.
+    J(x) = Wd [diag(silu'(a) u) Wg + diag(silu(a)) Wu], a = Wg x, u = Wu x. With the other parameters, as in gpt-oss,
+    y = Wd (swish(min(a, limit)) * (clip(u, limit) + shift)) + bd, a = Wg x + bg, u = Wu x + bu, where swish(a) is
+    a sig(beta a).
 
     Parameters
     ----------
     Wg, Wu, Wd : arrays (h, d), (h, d), (o, h).
+    bg, bu, bd : arrays (h,), (h,), (o,), or None.
+    limit : where a is cut off from above and u on both sides, or None. At the limit itself slopes are those inside.
+    beta : positive number within the sigmoid.
+    shift : what is added to u.
 
     Raises
     ------
@@ -188,12 +203,30 @@ class SwigluExpert(Expert):
     Wg: Array
     Wu: Array
     Wd: Array
+    bg: Array | None = field(default=None, kw_only=True)
+    bu: Array | None = field(default=None, kw_only=True)
+    bd: Array | None = field(default=None, kw_only=True)
+    limit: float | None = field(default=None, kw_only=True)
+    beta: float = field(default=1.0, kw_only=True)
+    shift: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
         h, d = check.shaped("Wg", self.Wg, ("h", "d"), "SwigluExpert").shape
         check.shaped("Wu", self.Wu, (h, d), "SwigluExpert")
         o, _ = check.shaped("Wd", self.Wd, ("o", h), "SwigluExpert").shape
         check.widths("SwigluExpert", d=d, h=h, o=o)
+        for name, bias, size in (("bg", self.bg, h), ("bu", self.bu, h), ("bd", self.bd, o)):
+            if bias is not None:
+                check.shaped(name, bias, (size,), "SwigluExpert")
+        check.positive("beta", self.beta)
+        if self.limit is not None:
+            check.positive("limit", self.limit)
+
+    @property
+    def plain(self) -> bool:
+        """Without biases, limit, steepness and shift: the SwiGLU of the paper."""
+        extra = self.bg is not None or self.bu is not None or self.bd is not None or self.limit is not None
+        return not extra and self.beta == 1 and self.shift == 0
 
     @property
     def widths(self) -> tuple[int, int, int]:
@@ -203,23 +236,42 @@ class SwigluExpert(Expert):
     def forward(self, x: Array) -> tuple[Array, SwigluTrace]:
         """x (n, d) -> y (n, o) and what `vjp` reads."""
         x = check.matrix("x", x, self.Wg.shape[1], "this expert")
-        b, slope = silu(matmul(x, self.Wg.T))  # (n, h), (n, h)
-        u = matmul(x, self.Wu.T)  # (n, h)
-        return matmul(b * u, self.Wd.T), SwigluTrace(x, b, slope, u)
+        b, slope = self._gate(_affine(x, self.Wg, self.bg))  # (n, h), (n, h)
+        u, inside = self._up(_affine(x, self.Wu, self.bu))  # (n, h), (n, h) or None
+        return _affine(b * u, self.Wd, self.bd), SwigluTrace(x, b, slope, u, inside)
+
+    def _gate(self, a: Array) -> tuple[Array, Array]:
+        """swish(min(a, limit)) and its slope."""
+        if self.limit is None and self.beta == 1:
+            return silu(a)
+        cut = a if self.limit is None else np.where(a.real > self.limit, self.limit, a)
+        b, slope = silu(self.beta * cut)  # beta swish(a) = silu(beta a)
+        return b / self.beta, slope if self.limit is None else slope * (a.real <= self.limit)
+
+    def _up(self, u: Array) -> tuple[Array, Array | None]:
+        """clip(u) + shift, and where it is not clipped: None for everywhere."""
+        if self.limit is None:
+            return u if self.shift == 0 else u + self.shift, None
+        inside = np.abs(u.real) <= self.limit
+        return np.where(inside, u, np.sign(u.real) * self.limit) + self.shift, inside
 
     def vjp(self, trace: SwigluTrace, dy: Array, wrt_x: bool = True) -> tuple[Array | None, "SwigluExpert"]:
         """dy (n, o) -> dx (n, d) and the gradient, itself a SwigluExpert; dx is None where it is not wanted."""
-        x, b, slope, u = trace
+        x, b, slope, u, inside = trace
         dv = matmul(check.shaped("dy", dy, (len(x), len(self.Wd)), "this trace"), self.Wd)  # (n, h), v = b * u
-        du = dv * b
+        du = dv * b if inside is None else dv * b * inside
         da = dv * slope * u
-        dself = SwigluExpert(Wg=matmul(da.T, x), Wu=matmul(du.T, x), Wd=matmul(dy.T, b * u))
+        dself = tree.alike(self, Wg=matmul(da.T, x), Wu=matmul(du.T, x), Wd=matmul(dy.T, b * u))
+        for name, bias, dz in (("bg", self.bg, da), ("bu", self.bu, du), ("bd", self.bd, dy)):
+            if bias is not None:
+                dself = tree.alike(dself, **{name: dz.sum(axis=0)})
         return (matmul(da, self.Wg) + matmul(du, self.Wu) if wrt_x else None), dself
 
     def linearize(self, x: Array) -> Factored:
         """Two terms with one L: S_1 = silu'(a) u with R_1 = Wg, S_2 = silu(a) with R_2 = Wu."""
-        _, (_, b, slope, u) = self.forward(check.finite("x", check.floating("x", x)))
-        return Factored(L=self.Wd, S=np.stack([slope * u, b]), R=np.stack([self.Wg, self.Wu]))
+        _, (_, b, slope, u, inside) = self.forward(check.finite("x", check.floating("x", x)))
+        S = np.stack([slope * u, b if inside is None else b * inside])
+        return Factored(L=self.Wd, S=S, R=np.stack([self.Wg, self.Wu]))
 
     @words.never_raises
     def __repr__(self) -> str:

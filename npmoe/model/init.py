@@ -148,6 +148,7 @@ def swiglu_moe(
     draw = _scheme(scheme)
     d, h = check.integer("d", d, 1), check.integer("h", h, 1)
     W, _ = draw(rng, check.integer("E", E, 1), d)
+
     experts = tuple(
         SwigluExpert(*(draw(rng, out, into)[0].astype(dtype) for out, into in [(h, d), (h, d), (d, h)]))
         for _ in range(E)

@@ -20,6 +20,7 @@ import numpy as np
 from npmoe.files import FileError, digest, pack, read_arrays, write
 from npmoe.model.attention import Attention
 from npmoe.model.expert import GeluExpert, SwigluExpert
+from npmoe.model.gate import Gate, Groups
 from npmoe.model.layers import LayerNorm, Linear, Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
 from npmoe.model.transformer import Block, Embedding, Transformer
@@ -33,7 +34,7 @@ LAYERS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         *(GeluExpert, SwigluExpert, MoE, Linear, RMSNorm, LayerNorm, Residual, Stack),
-        *(Attention, Embedding, Block, Transformer),
+        *(Attention, Embedding, Block, Transformer, Gate, Groups),
     )
 }
 FORMAT, VERSION = "npmoe model", 1

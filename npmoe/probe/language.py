@@ -10,7 +10,7 @@ import numpy as np
 
 from npmoe.model.moe import MoE
 from npmoe.model.transformer import Transformer
-from npmoe.probe.site import Before, Router, Site
+from npmoe.probe.site import Before, Site, mixture_site
 
 __all__ = ["labels_of", "sites"]
 
@@ -47,8 +47,7 @@ def sites(model: Transformer, ids: Any, labels: Mapping[str, Array] | None = Non
         before = Before(block.norm2, h, True)
         here = given | {"layer": np.full(ids.size, i)}
         if isinstance(block.feed, MoE):
-            gates, chosen = block.feed.route(x)
-            yield Site(x, gates, chosen, block.feed.experts, Router(block.feed), before, 0, here, f"block {i}")
+            yield mixture_site(block.feed, x, before, here, f"block {i}")
         else:
             yield Site(x, np.ones((len(x), 1), x.dtype), None, (block.feed,), None, before, 0, here, f"block {i}")
 

@@ -85,5 +85,6 @@ def permuted_router(site: Site, rng: np.random.Generator) -> Site:
 
 def _routed_by(site: Site, W: np.ndarray) -> Site:
     moe = replace(site.router.moe, router=W)  # type: ignore[union-attr]
-    gates, chosen = moe.route(site.x)
-    return replace(site, gates=gates, chosen=chosen, router=Router(moe))
+    _, chosen = moe.route(site.x)
+    router = Router(moe)
+    return replace(site, gates=router.gates(site.x), chosen=chosen, router=router)

@@ -20,8 +20,10 @@ from npmoe.probe.site import Site
 __all__ = [
     "EPS",
     "Seen",
+    "alone",
     "hidden_states",
     "higham_gamma",
+    "need_softmax",
     "routed_count",
     "router_weights",
     "score_rounding",
@@ -74,8 +76,28 @@ def scores_of(site: Site, x: Array) -> Array:
     return np.asarray(site.router.scores(x), np.float64)[:, : routed_count(site)]  # type: ignore[union-attr]
 
 
+def alone(site: Site) -> bool:
+    """Whether each gate follows from its own score, as a sigmoid's: such a router sees W x, not C W x alone."""
+    return getattr(getattr(site.router, "gate", None), "scores", "softmax") == "sigmoid"
+
+
+def need_softmax(site: Site, probe: str, gates: bool = True) -> None:
+    """Raise a ValueError where the choice is not by scores alone or, with `gates`, gates are not a plain softmax's."""
+    gate = getattr(site.router, "gate", None)
+    if gate is None:
+        return
+    by_scores = gate.selection is None and gate.groups is None and gate.scores != "sparsemixer"
+    plain = by_scores and gate.scores == "softmax" and gate.scale == 1
+    if not (plain if gates else by_scores):
+        of = "gates of a softmax without a scale" if gates else "a choice by scores alone"
+        raise ValueError(f"{probe} needs {of}; the Site {site.name!r} has {gate!r}")
+
+
 class Seen(NamedTuple):
-    """C W (E, d) taken apart: sigma (r,), row (d, r), and what counts as zero among sigma."""
+    """C W (E, d) taken apart: sigma (r,), row (d, r), and what counts as zero among sigma.
+
+    Of a router whose gates are each a sigmoid of its own score, W takes the place of C W.
+    """
 
     CW: Array
     sigma: Array
@@ -90,11 +112,12 @@ def seen_by_router(site: Site, probe: str) -> Seen:
     """What of x the router sees: C W and its row space; `probe` is named where the Site has no router."""
     W, _ = router_weights(site, probe)
     E, d = W.shape
-    CW = W - W.mean(axis=0)
+    shifts = not alone(site)  # a constant on all scores changes no gate
+    CW = W - W.mean(axis=0) if shifts else W
     _, sigma, Vt = np.linalg.svd(CW, full_matrices=False)  # Vt (min(E, d), d): the kernel is projected on, not spanned
     # beside sigma_1(W), not sigma_1(C W): the subtraction rounds by the size of W, whose rows may share a large mean
     zero = max(E, d) * EPS * float(np.linalg.norm(W, 2))
-    r = min(int((sigma > zero).sum()), E - 1)
+    r = min(int((sigma > zero).sum()), E - shifts)
     return Seen(CW, sigma[:r], Vt[:r].T, zero)
 
 

@@ -14,18 +14,21 @@ from npmoe.calculus import check, words
 from npmoe.calculus.factored import Factored
 from npmoe.calculus.words import one_line
 from npmoe.model.expert import Expert
+from npmoe.model.gate import Gate
 from npmoe.model.layers import LayerNorm, Residual, RMSNorm, Stack
 from npmoe.model.moe import MoE
-from npmoe.model.routing import gates_jacobian
 
-__all__ = ["Before", "Router", "Site", "Visit", "site", "visits"]
+__all__ = ["Before", "Router", "Site", "Visit", "mixture_site", "site", "visits"]
 
 Array = np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class Router:
-    """A mixture's router: scores(x), gates(x), jacobian(x) -> (n, E, d), its matrix (E, d) and bias (E,) or None."""
+    """A mixture's router: scores(x), gates(x), jacobian(x) -> (n, E, d), its matrix (E, d) and bias (E,) or None.
+
+    Gates and Jacobian have a column for each shared expert too, behind those that are chosen.
+    """
 
     moe: MoE
 
@@ -58,11 +61,16 @@ class Router:
 
     def gates(self, x: Array) -> Array:
         """(n, E)."""
-        return self.moe.routing(x).gates
+        return self.moe.weights(x, self.moe.routing(x))
 
     def jacobian(self, x: Array) -> Array:
         """Derivative of the gates, (n, E, d)."""
-        return gates_jacobian(self.moe.routing(x), self.effective)
+        return self.moe.weights_jacobian(x, self.moe.routing(x))
+
+    @property
+    def gate(self) -> Gate:
+        """What scores become."""
+        return self.moe.gate
 
 
 class Before(NamedTuple):
@@ -239,6 +247,23 @@ def visits(site: Site, over: str = "routed", probe: str = "this probe") -> Itera
         del visit
 
 
+def mixture_site(
+    moe: MoE, x: Array, before: Before | None = None, labels: Mapping[str, Array] | None = None, name: str = ""
+) -> Site:
+    """The Site of a mixture on x (n, d), what it reads itself; shared experts are the last, visited always.
+
+    Raises
+    ------
+    ValueError : for gates on the input: each expert reads something else there, and a Site has one x for all.
+    """
+    if moe.gate.on_input:
+        raise ValueError("expected a mixture with gates on the experts' outputs; got gates on the input")
+    gates, chosen = moe.route(x)
+    if moe.shared:
+        gates = moe.weights(x, moe.routing(x))
+    return Site(x, gates, chosen, moe.visited, Router(moe), before, len(moe.shared), labels or {}, name)
+
+
 def site(model: Any, x: Array, name: str = "") -> Site:
     """The Site of a model on a batch: of its last layer, a mixture or an expert, a residual around it or not.
 
@@ -265,9 +290,8 @@ def site(model: Any, x: Array, name: str = "") -> Site:
     before = Before(None, None, False)
     while True:
         if isinstance(model, MoE):
-            gates, chosen = model.route(x)
             kept = None if before == Before(None, None, False) else before
-            return Site(x, gates, chosen, model.experts, Router(model), kept, name=name)
+            return mixture_site(model, x, kept, name=name)
         if isinstance(model, Expert):
             kept = None if before == Before(None, None, False) else before
             return Site(x, np.ones((len(x), 1), x.dtype), None, (model,), None, kept, name=name)

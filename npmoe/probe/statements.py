@@ -16,6 +16,7 @@ from npmoe.model.routing import mask, top_k
 from npmoe.probe.scores import (
     hidden_states,
     higham_gamma,
+    need_softmax,
     routed_count,
     router_weights,
     score_rounding,
@@ -142,6 +143,7 @@ def bounds(site: Site, other: Array, rng: Rng | None = None) -> Statements:
     >>> found.violations, found.named("total variation, soft gates").checked
     (0, 50)
     """
+    need_softmax(site, "bounds")
     seen = seen_by_router(site, "bounds")
     x, y = _pairs(site, other)
     E = routed_count(site)

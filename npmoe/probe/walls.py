@@ -14,7 +14,7 @@ from npmoe.calculus.products import matmul
 from npmoe.calculus.threads import parts
 from npmoe.calculus.words import one_line
 from npmoe.model.routing import mask, top_k
-from npmoe.probe.scores import hidden_states, routed_count, router_weights, score_rounding
+from npmoe.probe.scores import hidden_states, need_softmax, routed_count, router_weights, score_rounding
 from npmoe.probe.site import Site
 
 __all__ = ["Radius", "Wall", "radius", "unit_normals", "wall", "wall_point"]
@@ -68,6 +68,7 @@ def radius(site: Site) -> Radius:
     True
     """
     W, b = router_weights(site, "radius")
+    need_softmax(site, "radius", gates=False)
     n, E = site.n, routed_count(site)
     chosen = site.chosen
     if chosen is None or chosen.shape[1] == E:

@@ -53,6 +53,22 @@ def _unknown(layer: Any) -> TypeError:
     return TypeError(f"expected a layer whose rounding is known, {known}; got {type(layer).__name__}")
 
 
+def check_known(layer: Any) -> None:
+    """Raise a TypeError for a layer with a gate or experts whose rounding is not known."""
+    if isinstance(layer, MoE):
+        if not layer.plain:
+            raise TypeError(f"expected a mixture whose rounding is known, of softmax gates; got {layer!r}")
+        for expert in layer.experts:
+            check_known(expert)
+    elif isinstance(layer, SwigluExpert) and not layer.plain:
+        raise TypeError("expected a SwigluExpert whose rounding is known; got one with biases, a limit or a shift")
+    elif isinstance(layer, Residual):
+        check_known(layer.layer)
+    elif isinstance(layer, Stack):
+        for part in layer.layers:
+            check_known(part)
+
+
 @singledispatch
 def forward(layer: Any, x: Rounded, r: Rounding, chosen: Array | None = None) -> Rounded:
     """Output (n, o) of a layer at x (n, d); `chosen` (n, k) stands in for the choice of a `MoE`."""

@@ -248,6 +248,7 @@ def reference(
         weights = check.weights("weights", weights, len(x)).astype(np.float64)
     if not (np.isfinite(step) and step >= 0):
         raise ValueError(f"expected a step of at least 0; got {step}")
+    bounds.check_known(layer)
     return Reference(layer, x, dy, weights, ARITHMETICS[arithmetic], float(step))
 
 
