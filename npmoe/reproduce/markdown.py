@@ -31,7 +31,8 @@ def results_page(found: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> str:
     blocks = [HEAD]
     for results, _ in found:
         made = results.get("made", {})
-        took = f" in a run of {_duration(made['seconds'])} on {made['jobs']} cores" if made.get("seconds") else ""
+        calls = f"{made['calls']} calls, in all" if made.get("calls", 1) > 1 else "a run of"
+        took = f" in {calls} {_duration(made['seconds'])} on {made['jobs']} cores" if made.get("seconds") else ""
         code = f", from commit `{made['commit'][:12]}`" if made.get("commit") else ""
         on = f", with NumPy {results['environment']['numpy']} on {results['environment']['machine']}"
         blocks.append(

@@ -247,13 +247,19 @@ def record(results: dict[str, Any], drawn: Mapping[str, Any], made: Mapping[str,
 
     `made` says how long it took and from which commit. A line holds one paper's head, one claim or one figure.
     """
-    before = {part["word"]: part for part in _split(RECORDED)} if RECORDED.exists() else {}
+    before = {part["word"]: _own(part) for part in _split(RECORDED)} if RECORDED.exists() else {}
     figures = read_json(RECORDED).get("figures", {}) if RECORDED.exists() else {}
     of_others = {name for word, part in before.items() if word != results["word"] for name in part["figures"]}
     figures = {name: figure for name, figure in figures.items() if name in of_others} | dict(drawn)
     whole = join(in_order({**before, results["word"]: {**results, "made": dict(made)}}))
     files.write(RECORDED, _by_lines({**whole, "figures": figures}).encode())
     return RECORDED
+
+
+def _own(part: dict[str, Any]) -> dict[str, Any]:
+    """A recorded paper without the claims that have moved to another since, which has them recorded itself."""
+    of = {paper.word: paper.ids for paper in PAPERS}.get(part["word"])
+    return part if of is None else {**part, "claims": [claim for claim in part["claims"] if claim["id"] in of]}
 
 
 def _by_lines(ledger: dict[str, Any]) -> str:
@@ -290,8 +296,7 @@ def recorded(words: Iterable[str]) -> list[tuple[dict[str, Any], dict[str, Any]]
     for part in _split(RECORDED):
         if part["word"] in words and part["word"] in papers:
             paper = papers[part["word"]]
-            # a claim that has moved to another paper since is that one's
-            claims = [paper.told(claim) for claim in part["claims"] if claim["id"] in paper.ids]
+            claims = [paper.told(claim) for claim in _own(part)["claims"]]
             drawn = {name: figures[name] for name in part["figures"] if name in figures}
             head = {**part, "claims": claims, "figures": sorted(drawn), "recorded": True, "progress": None}
             found.append((head, drawn))
