@@ -1335,6 +1335,23 @@ def test_recording_keeps_the_claims_of_other_papers(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["recorded.json"]
 
 
+def test_a_claim_that_has_moved_is_recorded_once(tmp_path, monkeypatch):
+    """MY.5 was of `my` and is of `sc2` now: the old entry goes when the new one comes."""
+    monkeypatch.setattr(run, "RECORDED", tmp_path / "recorded.json")
+
+    def ledger(word, *ids):
+        claims = [{"id": i, "verdict": "undecided", "of": word} for i in ids]
+        return {"word": word, "npmoe": "0", "environment": {}, "mode": "full", "claims": claims, "figures": []}
+
+    run.record(ledger("my", "MY.4", "MY.5"), {}, {"seconds": 1})
+    run.record(ledger("sc2", "SC2.1", "MY.5"), {}, {"seconds": 2})
+    found = json.loads(run.RECORDED.read_text())
+    assert [(claim["id"], claim["of"]) for claim in found["claims"]] == [
+        ("MY.4", "my"), ("SC2.1", "sc2"), ("MY.5", "sc2"),
+    ]  # fmt: skip
+    assert [head["claims"] for head in found["papers"]] == [["MY.4"], ["SC2.1", "MY.5"]]
+
+
 def test_quick_call_says_that_it_means_nothing_and_leaves_a_real_page(out, call):
     before = files(out)
     status, told, err = call("SC1.6", "--quick", "--seeds", "2")

@@ -258,8 +258,8 @@ def record(results: dict[str, Any], drawn: Mapping[str, Any], made: Mapping[str,
 
 def _own(part: dict[str, Any]) -> dict[str, Any]:
     """A recorded paper without the claims that have moved to another since, which has them recorded itself."""
-    of = {paper.word: paper.ids for paper in PAPERS}.get(part["word"])
-    return part if of is None else {**part, "claims": [claim for claim in part["claims"] if claim["id"] in of]}
+    elsewhere = {id for paper in PAPERS if paper.word != part["word"] for id in paper.ids}
+    return {**part, "claims": [claim for claim in part["claims"] if claim["id"] not in elsewhere]}
 
 
 def _by_lines(ledger: dict[str, Any]) -> str:
@@ -296,7 +296,7 @@ def recorded(words: Iterable[str]) -> list[tuple[dict[str, Any], dict[str, Any]]
     for part in _split(RECORDED):
         if part["word"] in words and part["word"] in papers:
             paper = papers[part["word"]]
-            claims = [paper.told(claim) for claim in _own(part)["claims"]]
+            claims = [paper.told(claim) for claim in _own(part)["claims"] if claim["id"] in paper.ids]
             drawn = {name: figures[name] for name in part["figures"] if name in figures}
             head = {**part, "claims": claims, "figures": sorted(drawn), "recorded": True, "progress": None}
             found.append((head, drawn))
